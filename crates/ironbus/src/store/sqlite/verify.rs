@@ -1,0 +1,200 @@
+//! Walking the log: contiguity, sequences, hash chain, and SQLite's own check.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::OpenError;
+use super::hash::{CHAIN_START, ChainHash, chain};
+use super::reader::{aggregate_of, event_at_row};
+use super::schema::{open_reader, refused};
+use crate::event::{Aggregate, Position, Sequence};
+
+/// What a walk over the whole log found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// How many events were walked.
+    pub events: u64,
+    /// Over how many aggregates.
+    pub aggregates: u64,
+    /// The log's head, as the file says.
+    pub head: Position,
+    /// The hash over all events, in hexadecimal: equal logs have equal ones.
+    pub chain: String,
+    /// What is wrong; empty for a sound log. At most [`Verification::MAX_FAULTS`] are told.
+    pub faults: Vec<Fault>,
+}
+
+impl Verification {
+    /// After so many faults the walk ends.
+    pub const MAX_FAULTS: usize = 100;
+
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+/// One thing that is wrong with a log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Positions aren't contiguous.
+    #[error("position {expected} is missing: the next event is at {found}")]
+    Position {
+        /// The position that had to come.
+        expected: Position,
+        /// The one that came.
+        found: Position,
+    },
+    /// An aggregate's sequences aren't contiguous.
+    #[error("at position {position}, {aggregate} has sequence {found} where {expected} had to come")]
+    Sequence {
+        /// Where.
+        position: Position,
+        /// The aggregate.
+        aggregate: Aggregate,
+        /// The sequence that had to come.
+        expected: Sequence,
+        /// The one that came.
+        found: Sequence,
+    },
+    /// The event isn't what was stored: its hash differs.
+    #[error("the event at position {position} is not the one that was stored: its hash differs")]
+    Hash {
+        /// Where.
+        position: Position,
+    },
+    /// A row can't be read as an event.
+    #[error("the event after position {after} can't be read: {reason}")]
+    Unreadable {
+        /// The last position that could be read.
+        after: Position,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The head doesn't agree with the last event.
+    #[error("the log's head says position {head}, but its last event is at {last}")]
+    Head {
+        /// What the head says.
+        head: Position,
+        /// Where the last event is.
+        last: Position,
+    },
+    /// SQLite found its own structures damaged.
+    #[error("SQLite's integrity check says: {0}")]
+    Sqlite(String),
+}
+
+/// Walks the whole log and says what is wrong with it. Needs no writer and disturbs none. `progress` is
+/// told now and then how many of how many events were walked.
+///
+/// # Errors
+///
+/// [`OpenError`] if the file can't be opened at all, or isn't ours.
+pub fn verify(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Verification, OpenError> {
+    let wrap = |error| refused(path, error);
+    if !path.exists() {
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no log here");
+        return Err(OpenError::Io { path: path.to_owned(), source });
+    }
+    let connection = open_reader(path)?;
+    // One snapshot for all of it, so that a writer beside us changes nothing that we compare.
+    connection.execute_batch("BEGIN").map_err(wrap)?;
+    let (head, stored) = connection
+        .query_row("SELECT head, chain FROM log", [], |row| {
+            Ok((row.get::<_, u64>(0)?, row.get::<_, ChainHash>(1)?))
+        })
+        .map_err(wrap)?;
+    let head = Position(head);
+    let mut walk = Walk::default();
+    let walked = walk_events(&connection, head, &mut walk, &mut progress);
+    if let Err(error) = walked {
+        walk.faults.push(Fault::Unreadable { after: walk.last, reason: error.to_string() });
+    }
+    if walk.faults.is_empty() && (walk.last != head || walk.hash != stored) {
+        walk.faults.push(Fault::Head { head, last: walk.last });
+    }
+    integrity_check(&connection, &mut walk.faults);
+    Ok(Verification {
+        events: walk.events,
+        aggregates: walk.sequences.len() as u64,
+        head,
+        chain: blake3::Hash::from_bytes(walk.hash).to_hex().to_string(),
+        faults: walk.faults,
+    })
+}
+
+#[derive(Default)]
+struct Walk {
+    last: Position,
+    hash: ChainHash,
+    events: u64,
+    sequences: HashMap<i64, (Aggregate, Sequence)>,
+    faults: Vec<Fault>,
+}
+
+fn walk_events(
+    connection: &rusqlite::Connection,
+    head: Position,
+    walk: &mut Walk,
+    progress: &mut impl FnMut(u64, u64),
+) -> rusqlite::Result<()> {
+    let mut select = connection.prepare(
+        "SELECT position, aggregate, sequence, session_id, event_id, event_type, schema_version,
+                recorded_at, metadata, payload, chain
+         FROM event ORDER BY position",
+    )?;
+    let mut rows = select.query([])?;
+    walk.hash = CHAIN_START;
+    while let Some(row) = rows.next()? {
+        let key: i64 = row.get(1)?;
+        if !walk.sequences.contains_key(&key) {
+            walk.sequences.insert(key, (aggregate_of(connection, key)?, Sequence::START));
+        }
+        let (aggregate, last) = walk.sequences.get_mut(&key).expect("inserted above");
+        let event = event_at_row(row, aggregate.clone())?;
+        if event.position != walk.last.next() {
+            walk.faults.push(Fault::Position { expected: walk.last.next(), found: event.position });
+        }
+        let expected = Sequence(last.0 + 1);
+        if event.sequence != expected {
+            walk.faults.push(Fault::Sequence {
+                position: event.position,
+                aggregate: aggregate.clone(),
+                expected,
+                found: event.sequence,
+            });
+        }
+        *last = event.sequence;
+        let stored: ChainHash = row.get(10)?;
+        if chain(&walk.hash, &event) != stored {
+            walk.faults.push(Fault::Hash { position: event.position });
+        }
+        // Going on from the stored hash, one changed event is one fault and not one for all after it.
+        walk.hash = stored;
+        walk.last = event.position;
+        walk.events += 1;
+        if walk.events % 4096 == 0 {
+            progress(walk.events, head.0);
+        }
+        if walk.faults.len() >= Verification::MAX_FAULTS {
+            break;
+        }
+    }
+    progress(walk.events, head.0);
+    Ok(())
+}
+
+fn integrity_check(connection: &rusqlite::Connection, faults: &mut Vec<Fault>) {
+    let checked = connection.prepare("PRAGMA integrity_check(20)").and_then(|mut check| {
+        let rows = check.query_map([], |row| row.get::<_, String>(0))?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()
+    });
+    match checked {
+        Ok(lines) => {
+            faults.extend(lines.into_iter().filter(|line| line != "ok").map(Fault::Sqlite));
+        }
+        Err(error) => faults.push(Fault::Sqlite(error.to_string())),
+    }
+}

@@ -1,0 +1,88 @@
+//! What one reader is told: at which positions events wait for it.
+//!
+//! A slot holds positions, not events. Up to [`Slot::HINTS`] of them are exact, so that a reader of few
+//! events among many goes straight to its own; when more wait, the slot only keeps from where on the
+//! reader must look at the ring itself, which is the cheaper way when much matches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::task::Waker;
+
+use parking_lot::Mutex;
+
+use crate::event::Position;
+use crate::key::EventFilter;
+
+pub(crate) struct Slot {
+    filter: EventFilter,
+    state: Mutex<State>,
+    /// Where in its node of the index the slot stands; only the index reads and writes it.
+    pub(super) place: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    hints: VecDeque<Position>,
+    look_from: Option<Position>,
+    waker: Option<Waker>,
+    closed: bool,
+}
+
+/// What a reader finds in its slot.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Nothing; the reader's waker is kept and called when that changes.
+    Nothing,
+    /// Events at just these positions, and after them whatever matches from `look_from` on.
+    Events { hints: VecDeque<Position>, look_from: Option<Position> },
+    /// Nothing, and nothing will come: the tail was closed.
+    Closed,
+}
+
+impl Slot {
+    /// How many positions are kept exactly. When more wait, the reader looks at the ring instead.
+    const HINTS: usize = 32;
+
+    pub(crate) fn new(filter: EventFilter) -> Arc<Self> {
+        Arc::new(Self { filter, state: Mutex::default(), place: AtomicUsize::new(0) })
+    }
+
+    pub(crate) fn filter(&self) -> &EventFilter {
+        &self.filter
+    }
+
+    /// Notes that the event at `position` waits; gives back whom to wake. Positions come ascending.
+    pub(super) fn note(&self, position: Position) -> Option<Waker> {
+        let mut state = self.state.lock();
+        if state.look_from.is_none() && state.hints.back() != Some(&position) {
+            if state.hints.len() < Self::HINTS {
+                state.hints.push_back(position);
+            } else {
+                state.look_from = Some(position);
+            }
+        }
+        state.waker.take()
+    }
+
+    pub(super) fn close(&self) -> Option<Waker> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.waker.take()
+    }
+
+    /// Takes what waits; where nothing does, keeps `waker` for the next event.
+    pub(crate) fn take(&self, waker: &Waker) -> Waiting {
+        let mut state = self.state.lock();
+        if state.hints.is_empty() && state.look_from.is_none() {
+            if state.closed {
+                return Waiting::Closed;
+            }
+            if !state.waker.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+                state.waker = Some(waker.clone());
+            }
+            return Waiting::Nothing;
+        }
+        Waiting::Events { hints: std::mem::take(&mut state.hints), look_from: state.look_from.take() }
+    }
+}
