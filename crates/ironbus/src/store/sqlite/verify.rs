@@ -1,6 +1,7 @@
 //! Walking the log: contiguity, sequences, hash chain, and SQLite's own check.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use super::OpenError;
@@ -149,10 +150,10 @@ fn walk_events(
     walk.hash = CHAIN_START;
     while let Some(row) = rows.next()? {
         let key: i64 = row.get(1)?;
-        if !walk.sequences.contains_key(&key) {
-            walk.sequences.insert(key, (aggregate_of(connection, key)?, Sequence::START));
-        }
-        let (aggregate, last) = walk.sequences.get_mut(&key).expect("inserted above");
+        let (aggregate, last) = match walk.sequences.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert((aggregate_of(connection, key)?, Sequence::START)),
+        };
         let event = event_at_row(row, aggregate.clone())?;
         if event.position != walk.last.next() {
             walk.faults.push(Fault::Position { expected: walk.last.next(), found: event.position });
@@ -175,7 +176,7 @@ fn walk_events(
         walk.hash = stored;
         walk.last = event.position;
         walk.events += 1;
-        if walk.events % 4096 == 0 {
+        if walk.events.is_multiple_of(4096) {
             progress(walk.events, head.0);
         }
         if walk.faults.len() >= Verification::MAX_FAULTS {
