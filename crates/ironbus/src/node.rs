@@ -1,6 +1,6 @@
 //! A node: opens a log, starts what belongs to it, and owns every task.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +83,12 @@ impl Node {
     #[must_use]
     pub fn store(&self) -> Arc<dyn EventStore> {
         Arc::new(self.0.store.clone())
+    }
+
+    /// The log's file.
+    #[must_use]
+    pub fn log_path(&self) -> &Path {
+        self.0.store.path()
     }
 
     /// The end of the log in memory, and how many subscriptions wait on it.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use super::event_key::KeyChunks;
 use super::{ROOT, SESSION, chunk};
-use crate::event::{Aggregate, Sequence, SessionId, StoredEvent};
+use crate::event::{Aggregate, InvalidName, Sequence, SessionId, StoredEvent};
 
 /// A pattern that selects events by their keys, for example `events/Todo/**`.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -68,6 +68,20 @@ impl KeyPattern {
     #[must_use]
     pub fn everything() -> Self {
         Self::build(vec![PatternChunk::Literal(ROOT.into()), PatternChunk::AnyNumber])
+    }
+
+    /// The pattern of the events of one kind of aggregate, `events/{type}/**`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] when `aggregate_type` isn't a name that an aggregate may have.
+    pub fn aggregate_type(aggregate_type: &str) -> Result<Self, InvalidName> {
+        let checked = Aggregate::new(aggregate_type, "any")?;
+        Ok(Self::build(vec![
+            PatternChunk::Literal(ROOT.into()),
+            PatternChunk::Literal(chunk::encode(checked.aggregate_type()).into()),
+            PatternChunk::AnyNumber,
+        ]))
     }
 
     /// The pattern of one aggregate's events, `events/{type}/{id}/**`.
@@ -130,6 +144,12 @@ impl KeyPattern {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The session whose events the pattern selects, if it selects one session's alone.
+    #[must_use]
+    pub fn only_session(&self) -> Option<&SessionId> {
+        if let Shape::Session(session) = &self.shape { Some(session) } else { None }
     }
 
     /// Whether the event's key matches.

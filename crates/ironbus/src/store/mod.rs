@@ -256,8 +256,16 @@ pub struct Recorded {
 pub struct Appended {
     /// Where each event stands.
     pub events: Vec<Recorded>,
-    /// The last position of the log after this append (or, for a retry, now).
+    /// The log's head as this append left it: the position of its last event. A retry gets the same.
     pub head: Position,
+}
+
+impl Appended {
+    /// The result for events at these places.
+    pub(crate) fn new(events: Vec<Recorded>) -> Self {
+        let head = events.iter().map(|event| event.position).max().unwrap_or_default();
+        Self { events, head }
+    }
 }
 
 /// Events of one aggregate.

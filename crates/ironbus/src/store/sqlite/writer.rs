@@ -180,7 +180,7 @@ impl Writer {
             unreachable!("the writer publishes every commit, in order: {hole}");
         }
         for (reply, result) in answers {
-            answer(reply, result.map(|events| Appended { events, head: self.state.head }));
+            answer(reply, result.map(Appended::new));
         }
     }
 

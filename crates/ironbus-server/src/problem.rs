@@ -1,0 +1,147 @@
+//! What went wrong, told as problem+json (RFC 9457): what it is, and what to do.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use ironbus::event::InvalidName;
+use ironbus::key::InvalidPattern;
+use ironbus::store::InvalidAppend;
+use ironbus::{AppendError, ReadError};
+use serde_json::{Map, Value, json};
+
+/// An error as a client sees it.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    more: Map<String, Value>,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self { status, kind, title, detail: detail.into(), more: Map::new() }
+    }
+
+    /// The same problem with a further member.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub(crate) fn bad_request(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, kind, "The request can't be understood", detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": format!("urn:ironbus:problem:{}", self.kind),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        body.as_object_mut().expect("made as an object above").extend(self.more);
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Self {
+        let detail = error.to_string();
+        let refused = |status, kind, title| Self::new(status, kind, title, detail.clone());
+        match error {
+            AppendError::Conflict { aggregate, expected, actual } => {
+                refused(StatusCode::CONFLICT, "conflict", "The aggregate isn't at the expected version")
+                    .with("aggregate_type", aggregate.aggregate_type())
+                    .with("aggregate_id", aggregate.aggregate_id())
+                    .with("expected", json!(expected))
+                    .with("actual", actual.0)
+            }
+            AppendError::EventIdReused { event_id } => {
+                refused(StatusCode::CONFLICT, "event-id-reused", "The event id belongs to another event")
+                    .with("event_id", event_id.to_string())
+            }
+            AppendError::PartlyStored { stored, total } => {
+                refused(StatusCode::CONFLICT, "partly-stored", "Some of the events are stored already")
+                    .with("stored", stored)
+                    .with("total", total)
+            }
+            AppendError::Invalid(InvalidAppend::TooManyEvents { limit, .. }) => {
+                refused(StatusCode::PAYLOAD_TOO_LARGE, "too-many-events", "The batch is too large")
+                    .with("limit", limit)
+            }
+            AppendError::Invalid(InvalidAppend::TooManyBytes { limit, .. }) => {
+                refused(StatusCode::PAYLOAD_TOO_LARGE, "too-many-bytes", "The batch is too large")
+                    .with("limit", limit)
+            }
+            AppendError::Invalid(_) => {
+                refused(StatusCode::UNPROCESSABLE_ENTITY, "invalid-event", "The events can't be stored")
+            }
+            AppendError::StorageFull => {
+                refused(StatusCode::INSUFFICIENT_STORAGE, "storage-full", "There is no space left")
+            }
+            AppendError::Closed => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, "closing", "The server is shutting down")
+            }
+            AppendError::Unknown(_) => refused(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "outcome-unknown",
+                "Whether the events were stored is unknown",
+            ),
+            AppendError::ReadOnly => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, "read-only", "The log is open for reading only")
+            }
+            other => {
+                tracing::error!(error = %other, "an append failed");
+                refused(StatusCode::INTERNAL_SERVER_ERROR, "storage", "The log failed")
+            }
+        }
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        if matches!(error, ReadError::Closed) {
+            return Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "closing",
+                "The server is shutting down",
+                error.to_string(),
+            );
+        }
+        tracing::error!(%error, "the log could not be read");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage", "The log can't be read", error.to_string())
+    }
+}
+
+impl From<InvalidName> for Problem {
+    fn from(error: InvalidName) -> Self {
+        let detail = error.to_string();
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-name", "A name can't be used", detail)
+    }
+}
+
+impl From<InvalidPattern> for Problem {
+    fn from(error: InvalidPattern) -> Self {
+        let detail = error.to_string();
+        Self::new(StatusCode::BAD_REQUEST, "invalid-pattern", "The pattern is invalid", detail)
+            .with("pattern", error.pattern)
+            .with("part", error.part)
+    }
+}
