@@ -38,6 +38,7 @@ pub mod publisher;
 pub mod store;
 pub mod subscription;
 pub mod tail;
+pub mod typed;
 
 pub use bus::{BroadcastBus, EventBus, EventBusMode, EventSubscription};
 pub use event::{
@@ -51,3 +52,4 @@ pub use store::{
     SqliteOptions,
 };
 pub use subscription::{Delivery, Start, Subscription};
+pub use typed::{Decider, DomainEvent, Repository, TypedEvent, TypedSubscription};
