@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 
@@ -66,6 +67,19 @@ impl<E: DomainEvent> TypedSubscription<E> {
         Self { inner, failed_at: None, events: PhantomData }
     }
 
+    /// The same subscription, which also yields [`TypedDelivery::CaughtUp`].
+    #[must_use]
+    pub fn with_caught_up(self) -> Self {
+        Self { inner: self.inner.with_caught_up(), ..self }
+    }
+
+    /// The same subscription, which also yields [`TypedDelivery::Watermark`]; see
+    /// [`Subscription::with_watermarks`].
+    #[must_use]
+    pub fn with_watermarks(self, every: Duration) -> Self {
+        Self { inner: self.inner.with_watermarks(every), ..self }
+    }
+
     /// The position up to which everything has been yielded and could be read.
     #[must_use]
     pub fn cursor(&self) -> Position {
@@ -81,8 +95,8 @@ impl<E: DomainEvent> TypedSubscription<E> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// The next event, passing over everything else but a reset's consequence: whoever keeps a state
-    /// uses [`Self::next`], because a [`TypedDelivery::Reset`] says to forget it.
+    /// The next event, passing over everything else. Whoever keeps a state uses [`Self::next`],
+    /// because a [`TypedDelivery::Reset`] says to forget it.
     ///
     /// # Errors
     ///
