@@ -1,5 +1,7 @@
 //! What went wrong, told as problem+json (RFC 9457): what it is, and what to do.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use ironbus::event::InvalidName;
@@ -7,6 +9,8 @@ use ironbus::key::InvalidPattern;
 use ironbus::store::InvalidAppend;
 use ironbus::{AppendError, ReadError};
 use serde_json::{Map, Value, json};
+
+const CONTENT_TYPE: &str = "application/problem+json";
 
 /// An error as a client sees it.
 #[derive(Clone, Debug)]
@@ -39,22 +43,49 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let mut body = json!({
+impl Problem {
+    /// A request's head that didn't arrive in time.
+    pub(crate) fn head_timeout(patience: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "head-timeout",
+            "The request took too long",
+            format!("the request's head didn't arrive within {} s; send it again", patience.as_secs_f32()),
+        )
+    }
+
+    /// The whole answer as HTTP/1.1, for a connection that no request came through on. Ends it.
+    pub(crate) fn into_http1(self) -> String {
+        let (status, body) = (self.status, self.document());
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {CONTENT_TYPE}\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    fn document(self) -> String {
+        let mut document = json!({
             "type": format!("urn:ironbus:problem:{}", self.kind),
             "title": self.title,
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        body.as_object_mut().expect("made as an object above").extend(self.more);
-        let mut response = (self.status, body.to_string()).into_response();
+        document.as_object_mut().expect("made as an object above").extend(self.more);
+        document.to_string()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status;
+        let mut response = (status, self.document()).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response

@@ -1,19 +1,23 @@
 //! Connections: accepting them, limiting them in number and time, and draining them.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use ironbus::Node;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::ServerOptions;
 use crate::routes::router;
+use crate::{Problem, ServerOptions};
+
+type Service = TowerToHyperService<axum::Router>;
 
 /// Serves a node on a listener until `shutdown` is cancelled; then accepts no more, ends every stream,
 /// lets requests under way finish for [`ServerOptions::drain`], and returns.
@@ -31,40 +35,77 @@ pub async fn serve(
     let request_timeout = options.request_timeout;
     let service = TowerToHyperService::new(router(node, options, shutdown.clone()));
     let connections = Arc::new(Semaphore::new(max_connections));
-    let graceful = GracefulShutdown::new();
+    let tasks = TaskTracker::new();
+    // Cancelled when the patience with requests under way is over.
+    let cut = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &connections) => accepted,
         };
         let (stream, turn) = accepted?;
-        // Small frames are sent as they come: a live event must not wait for the one after it.
-        let _ = stream.set_nodelay(true);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(request_timeout);
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
-            }
+        let serving = serve_connection(stream, service.clone(), request_timeout, shutdown.clone());
+        let cut = cut.clone();
+        tasks.spawn(async move {
+            let _ = cut.run_until_cancelled(serving).await;
             drop(turn);
         });
     }
     drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!(seconds = drain.as_secs(), "some requests were not done in time and are cut off");
+    tasks.close();
+    if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
+        tracing::warn!(connections = tasks.len(), "requests that were not done in time are cut off");
+        cut.cancel();
+        tasks.wait().await;
     }
     Ok(())
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    service: Service,
+    request_timeout: Duration,
+    shutdown: CancellationToken,
+) {
+    // Small frames are sent as they come: a live event must not wait for the one after it.
+    let _ = stream.set_nodelay(true);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(request_timeout);
+    let mut connection = http.serve_connection(TokioIo::new(stream), service);
+    let mut draining = pin!(shutdown.cancelled());
+    let mut told = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break ended,
+            () = &mut draining, if !told => {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    let Err(error) = ended else { return };
+    tracing::debug!(%error, "a connection ended");
+    let parts = connection.into_parts();
+    // Where nothing was read the connection was only idle, and its client expects no answer.
+    if error.is_timeout() && !parts.read_buf.is_empty() {
+        let answer = Problem::head_timeout(request_timeout).into_http1();
+        let mut stream = parts.io.into_inner();
+        let send = async {
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        };
+        // The client may be gone; it is told if it is still there.
+        let _ = tokio::time::timeout(Duration::from_secs(1), send).await;
+    }
 }
 
 /// Accepts when there is room for a further connection.
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-) -> std::io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let turn = Arc::clone(connections).acquire_owned().await.expect("the semaphore is never closed");
     loop {
-        let turn = Arc::clone(connections).acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
             Ok((stream, _)) => return Ok((stream, turn)),
             // Out of file descriptors or memory: connections that end make room again.

@@ -10,11 +10,20 @@ const INDEX: &str = include_str!("../../page/index.html");
 const OPENAPI: &str = include_str!("../../openapi.json");
 
 /// The files of the page: name, content type, content.
-const ASSETS: [(&str, &str, &str); 3] = [
-    ("app.js", "text/javascript; charset=utf-8", include_str!("../../page/app.js")),
-    ("style.css", "text/css; charset=utf-8", include_str!("../../page/style.css")),
+const ASSETS: [(&str, &str, &str); 10] = [
+    ("api.js", JAVASCRIPT, include_str!("../../page/api.js")),
+    ("app.js", JAVASCRIPT, include_str!("../../page/app.js")),
+    ("charts.js", JAVASCRIPT, include_str!("../../page/charts.js")),
+    ("format.js", JAVASCRIPT, include_str!("../../page/format.js")),
+    ("history.js", JAVASCRIPT, include_str!("../../page/history.js")),
     ("icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
+    ("json.js", JAVASCRIPT, include_str!("../../page/json.js")),
+    ("list.js", JAVASCRIPT, include_str!("../../page/list.js")),
+    ("stream.js", JAVASCRIPT, include_str!("../../page/stream.js")),
+    ("style.css", "text/css; charset=utf-8", include_str!("../../page/style.css")),
 ];
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// `GET /`
 pub(super) async fn index() -> Response {

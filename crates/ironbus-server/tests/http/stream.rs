@@ -1,0 +1,174 @@
+//! Live streams: start, resume, reset, heartbeats, slow clients, and a shutdown with streams open.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{PATIENCE, Server};
+use ironbus_server::ServerOptions;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_starts_live_or_from_the_beginning() {
+    let server = Server::start().await;
+    server.append("Todo", "1", 1..=3).await;
+    let mut all = server.stream("?after=0").await;
+    let mut live = server.stream("").await;
+    let hello = all.frame().await.expect("a first frame");
+    assert_eq!(hello.retry.as_deref(), Some("2000"));
+    assert_eq!(live.control("caught_up").await, json!({ "position": 3 }));
+    server.append("Todo", "1", 4..=5).await;
+    assert_eq!(all.positions(5).await, [1, 2, 3, 4, 5]);
+    assert_eq!(live.positions(2).await, [4, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconnect_goes_on_after_the_last_event_that_was_seen() {
+    let server = Server::start().await;
+    server.append("Todo", "1", 1..=5).await;
+    // A browser reconnects to the same address, so the cursor must win over `after`.
+    let mut by_header = server.stream_with("?after=0", &[("last-event-id", "1.3")]).await;
+    assert_eq!(by_header.control("resumed").await, json!({ "after": 3, "epoch": 1 }));
+    assert_eq!(by_header.positions(2).await, [4, 5]);
+    let mut by_query = server.stream("?after=0&last_event_id=1.4").await;
+    assert_eq!(by_query.control("resumed").await["after"], 4);
+    assert_eq!(by_query.positions(1).await, [5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_is_not_ours_gets_a_reset_and_everything_from_the_beginning() {
+    let server = Server::start().await;
+    server.append("Todo", "1", 1..=2).await;
+    for (cursor, word) in [("7.1", "epoch 7"), ("1.99", "beyond 2"), ("garbage", "not a cursor")] {
+        let mut stream = server.stream_with("", &[("last-event-id", cursor)]).await;
+        let reset = stream.control("reset").await;
+        assert!(reset["reason"].as_str().expect("a text").contains(word), "{cursor}: {reset}");
+        assert_eq!(stream.positions(2).await, [1, 2]);
+    }
+    let mut beyond = server.stream("?after=99").await;
+    beyond.control("reset").await;
+    assert_eq!(beyond.positions(2).await, [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_shows_only_what_matches_and_names_types_when_asked() {
+    let server = Server::start().await;
+    let mut todos = server.stream("?pattern=events/Todo/*/**&names=true").await;
+    todos.control("caught_up").await;
+    server.append("User", "1", 1..=3).await;
+    server.append("Todo", "1", 1..=1).await;
+    let named = todos.frame().await.expect("an event");
+    assert_eq!((named.event.as_deref(), named.id.as_deref()), (Some("Counted"), Some("1.4")));
+    assert_eq!(named.json()["aggregate_type"], "Todo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_stream_gets_comments_and_its_cursor_advances_past_what_does_not_match() {
+    let heartbeat = Duration::from_millis(50);
+    let server = Server::with(ServerOptions { heartbeat, ..Default::default() }).await;
+    let mut quiet = server.stream("?pattern=events/Nothing/**").await;
+    quiet.control("caught_up").await;
+    let comment = quiet.frame().await.expect("a frame");
+    assert_eq!(comment.comment.as_deref(), Some(""));
+    server.append("Todo", "1", 1..=3).await;
+    loop {
+        let frame = quiet.frame().await.expect("a frame");
+        assert_eq!(frame.data, None, "nothing fires an event in the browser");
+        if frame.id.as_deref() == Some("1.3") {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_ends_in_seconds_although_streams_are_open() {
+    let server = Server::start().await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = server.stream("").await;
+        stream.control("caught_up").await;
+        streams.push(stream);
+    }
+    let began = Instant::now();
+    server.stop.cancel();
+    for mut stream in streams {
+        while stream.frame().await.is_some() {}
+    }
+    tokio::time::timeout(PATIENCE, server.served)
+        .await
+        .expect("in time")
+        .expect("no panic")
+        .expect("no error");
+    assert!(began.elapsed() < Duration::from_secs(4), "took {:?}", began.elapsed());
+    assert_eq!(server.node.shutdown(Duration::from_secs(2)).await, Vec::<&str>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_slows_nobody_and_loses_nothing() {
+    let server = Server::start().await;
+    let mut stalled = TcpStream::connect(server.address).await.expect("connects");
+    let request = "GET /v1/stream?after=0 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stalled.write_all(request.as_bytes()).await.expect("sends");
+    let mut others = Vec::new();
+    for _ in 0..9 {
+        others.push(server.stream("?after=0").await);
+    }
+    // 30,000 events of about 1 KB: more than the kernel's buffers and the ring hold.
+    let (batches, size) = (60, 500);
+    let event = format!(r#"{{"event_type":"A","payload":"{}"}}"#, "x".repeat(700));
+    let body = format!(r#"{{"events":[{}]}}"#, vec![event; size].join(","));
+    let readers: Vec<_> = others
+        .into_iter()
+        .map(|mut stream| tokio::spawn(async move { stream.positions(batches * size).await }))
+        .collect();
+    for _ in 0..batches {
+        assert_eq!(server.post("/v1/aggregates/Big/1/events", &*body).await.status, 201);
+    }
+    let everything: Vec<u64> = (1..=(batches * size) as u64).collect();
+    for reader in readers {
+        let seen =
+            tokio::time::timeout(3 * PATIENCE, reader).await.expect("nobody waits for the stalled one");
+        assert_eq!(seen.expect("no panic"), everything);
+    }
+    // Now the stalled one goes on. Only ids are looked at: that is what counts positions.
+    let mut ids = Vec::new();
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    while ids.len() < everything.len() {
+        let read = tokio::time::timeout(PATIENCE, stalled.read(&mut buffer)).await.expect("goes on");
+        text.extend_from_slice(&buffer[..read.expect("the connection was kept")]);
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        for line in String::from_utf8_lossy(&text[..whole]).lines() {
+            if let Some(id) = line.strip_prefix("id: 1.") {
+                ids.push(id.parse::<u64>().expect("a position"));
+            }
+        }
+        text.drain(..whole);
+    }
+    assert_eq!(ids, everything);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_or_a_body_that_is_stuck_half_way_is_ended_and_others_are_served() {
+    let request_timeout = Duration::from_millis(300);
+    let server = Server::with(ServerOptions { request_timeout, ..Default::default() }).await;
+    let mut answers = Vec::new();
+    for stuck in [
+        "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-ty",
+        "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: 100\r\n\r\n{\"writes\":[",
+    ] {
+        let mut connection = TcpStream::connect(server.address).await.expect("connects");
+        connection.write_all(stuck.as_bytes()).await.expect("sends");
+        assert_eq!(server.get("/healthz").await.status, 200, "others are served meanwhile");
+        let mut answer = String::new();
+        let read = connection.read_to_string(&mut answer);
+        tokio::time::timeout(PATIENCE, read).await.expect("the server ends it").expect("readable");
+        answers.push(answer);
+    }
+    for (answer, kind) in answers.iter().zip(["head-timeout", "body-timeout"]) {
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        assert!(answer.contains("application/problem+json") && answer.contains(kind), "{answer}");
+    }
+    assert_eq!(server.get("/v1/events").await.json()["head"], 0);
+}

@@ -1,0 +1,195 @@
+//! A server of a test's own on a free port, and a reader of its streams.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use ironbus::{Node, NodeOptions};
+use ironbus_server::{ServerOptions, serve};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing that a test waits for takes so long; only a fault does.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) node: Node,
+    pub(crate) http: reqwest::Client,
+    pub(crate) stop: CancellationToken,
+    pub(crate) served: JoinHandle<std::io::Result<()>>,
+    _data: tempfile::TempDir,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::with(ServerOptions::default()).await
+    }
+
+    pub(crate) async fn with(options: ServerOptions) -> Self {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let node = Node::open(NodeOptions::new(data.path())).await.expect("a new log opens");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(serve(node.clone(), listener, options, stop.clone()));
+        Self { address, node, http: reqwest::Client::new(), stop, served, _data: data }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.http.get(self.url(path))).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: impl Into<String>) -> Answer {
+        let request = self.http.post(self.url(path)).header("content-type", "application/json");
+        Answer::of(request.body(body.into())).await
+    }
+
+    /// Appends events `{"n":…}` with these numbers to one aggregate.
+    pub(crate) async fn append(&self, kind: &str, id: &str, numbers: std::ops::RangeInclusive<u64>) {
+        let events: Vec<_> =
+            numbers.map(|n| serde_json::json!({ "event_type": "Counted", "payload": { "n": n } })).collect();
+        let body = serde_json::json!({ "events": events }).to_string();
+        let answer = self.post(&format!("/v1/aggregates/{kind}/{id}/events"), body).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+    }
+
+    pub(crate) async fn stream(&self, query: &str) -> Stream {
+        self.stream_with(query, &[]).await
+    }
+
+    pub(crate) async fn stream_with(&self, query: &str, headers: &[(&str, &str)]) -> Stream {
+        let mut request = self.http.get(self.url(&format!("/v1/stream{query}")));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.expect("the server answers");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Stream { body: Box::pin(response.bytes_stream()), text: Vec::new() }
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) async fn of(request: reqwest::RequestBuilder) -> Self {
+        let response = request.send().await.expect("the server answers");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Self { status, headers, text: response.text().await.expect("a whole body") }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// Checks that the answer is a problem of this status and kind, and gives back its detail.
+    pub(crate) fn problem(&self, status: u16, kind: &str) -> String {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["type"], format!("urn:ironbus:problem:{kind}"));
+        assert_eq!(problem["status"], status);
+        problem["detail"].as_str().expect("every problem says what to do").to_owned()
+    }
+}
+
+/// One frame of a stream: its fields as they came.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Frame {
+    pub(crate) id: Option<String>,
+    pub(crate) event: Option<String>,
+    pub(crate) data: Option<String>,
+    pub(crate) retry: Option<String>,
+    pub(crate) comment: Option<String>,
+}
+
+impl Frame {
+    fn parse(text: &str) -> Self {
+        let mut frame = Self::default();
+        for line in text.lines() {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
+            match name {
+                "id" => frame.id = Some(value),
+                "event" => frame.event = Some(value),
+                "data" => {
+                    assert!(frame.data.is_none(), "an event has one data line: {text}");
+                    frame.data = Some(value);
+                }
+                "retry" => frame.retry = Some(value),
+                "" => frame.comment = Some(value),
+                other => panic!("an unknown field `{other}`"),
+            }
+        }
+        frame
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(self.data.as_deref().expect("the frame has data")).expect("data is JSON")
+    }
+}
+
+type Chunks = std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + Send>>;
+
+pub(crate) struct Stream {
+    body: Chunks,
+    text: Vec<u8>,
+}
+
+impl Stream {
+    /// The next frame; `None` at the end of the stream.
+    pub(crate) async fn frame(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
+                let frame: Vec<u8> = self.text.drain(..end + 2).collect();
+                return Some(Frame::parse(std::str::from_utf8(&frame).expect("UTF-8")));
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.body.next()).await.expect("a frame in time");
+            self.text.extend_from_slice(&chunk?.expect("the stream isn't cut"));
+        }
+    }
+
+    /// The next frame that a browser would fire `onmessage` for.
+    pub(crate) async fn message(&mut self) -> Frame {
+        loop {
+            let frame = self.frame().await.expect("the stream goes on");
+            if frame.data.is_some() && frame.event.is_none() {
+                return frame;
+            }
+        }
+    }
+
+    /// The positions of the next `count` events.
+    pub(crate) async fn positions(&mut self, count: usize) -> Vec<u64> {
+        let mut positions = Vec::new();
+        while positions.len() < count {
+            let frame = self.message().await;
+            let position = frame.json()["position"].as_u64().expect("a number");
+            assert_eq!(frame.id, Some(format!("1.{position}")));
+            positions.push(position);
+        }
+        positions
+    }
+
+    /// The next control event of this name.
+    pub(crate) async fn control(&mut self, name: &str) -> Value {
+        loop {
+            let frame = self.frame().await.expect("the stream goes on");
+            if frame.event.as_deref() == Some(name) {
+                assert_eq!(frame.id, None, "control events don't move the cursor");
+                return frame.json();
+            }
+        }
+    }
+}
