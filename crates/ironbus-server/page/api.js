@@ -1,7 +1,6 @@
 // Requests to the server that the page came from, and its problem+json as an error that can be shown.
-// JSON stays text where payloads are in it: see json.js.
+// Events are asked for as lines, because a payload's text is kept as it came: see json.js.
 
-import { items, member } from "./json.js";
 import { aggregatePattern } from "./format.js";
 
 /** What the server refused, in its own words. */
@@ -12,27 +11,31 @@ export class Problem extends Error {
   }
 }
 
-async function get(path, signal = AbortSignal.timeout(10_000)) {
-  const response = await fetch(path, { headers: { accept: "application/json" }, signal, cache: "no-store" });
-  const text = await response.text();
-  if (response.ok) return text;
-  let problem = {};
-  try {
-    problem = JSON.parse(text);
-  } catch {
-    // Not the server's own answer (a proxy's, say): the status has to do.
-  }
+const PATIENCE = 10_000;
+
+async function get(path, accept, signal = AbortSignal.timeout(PATIENCE)) {
+  const response = await fetch(path, { headers: { accept }, signal, cache: "no-store" });
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
   throw new Problem(response.status, problem);
 }
 
 /** An event with the text that it came in. */
 export const record = (text) => ({ text, event: JSON.parse(text) });
 
-export const status = async () => JSON.parse(await get("/v1/status"));
+async function records(path, signal) {
+  const response = await get(path, "application/x-ndjson", signal);
+  const text = await response.text();
+  const lines = text.split("\n").filter((line) => line !== "");
+  const number = (name) => Number(response.headers.get(name));
+  return { records: lines.map(record), number };
+}
+
+export const status = async () => (await get("/v1/status", "application/json")).json();
 
 /** Throws a Problem with the server's reason if `pattern` isn't one. */
 export async function checkPattern(pattern, signal) {
-  await get(`/v1/events?${new URLSearchParams({ pattern, limit: 1 })}`, signal);
+  await records(`/v1/events?${new URLSearchParams({ pattern, limit: 1 })}`, signal);
 }
 
 /** One page of an aggregate's history: `{ records, version }`. */
@@ -40,19 +43,19 @@ export async function history(type, id, afterSequence, limit, signal) {
   // A browser resolves the path segments "." and ".." away, however they are encoded.
   if ([type, id].some((name) => name === "." || name === "..")) return historyByPattern(type, id, afterSequence, limit, signal);
   const query = new URLSearchParams({ after_sequence: afterSequence, limit });
-  const text = await get(`/v1/aggregates/${encodeURIComponent(type)}/${encodeURIComponent(id)}/events?${query}`, signal);
-  return { records: items(member(text, "events")).map(record), version: JSON.parse(member(text, "version") ?? "0") };
+  const path = `/v1/aggregates/${encodeURIComponent(type)}/${encodeURIComponent(id)}/events?${query}`;
+  const page = await records(path, signal);
+  return { records: page.records, version: page.number("ironbus-version") };
 }
 
 async function historyByPattern(type, id, afterSequence, limit, signal) {
-  const records = [];
+  const found = [];
   for (let after = 0; ; ) {
     const query = new URLSearchParams({ pattern: aggregatePattern(type, id), after, limit: 1000 });
-    const text = await get(`/v1/events?${query}`, signal);
-    records.push(...items(member(text, "events")).map(record).filter(({ event }) => event.sequence > afterSequence));
-    after = JSON.parse(member(text, "through"));
-    if (records.length >= limit || after >= JSON.parse(member(text, "head"))) break;
+    const page = await records(`/v1/events?${query}`, signal);
+    found.push(...page.records.filter(({ event }) => event.sequence > afterSequence));
+    after = page.number("ironbus-through");
+    if (found.length >= limit || after >= page.number("ironbus-head")) break;
   }
-  const page = records.slice(0, limit);
-  return { records: page, version: records.at(-1)?.event.sequence ?? afterSequence };
+  return { records: found.slice(0, limit), version: found.at(-1)?.event.sequence ?? afterSequence };
 }

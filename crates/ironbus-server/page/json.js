@@ -53,19 +53,6 @@ export function member(text, name) {
   return undefined;
 }
 
-/** The texts of an array's items. */
-export function items(text) {
-  const found = [];
-  let at = skipSpace(text, skipSpace(text, 0) + 1);
-  while (at < text.length && text[at] !== "]") {
-    const end = endOfValue(text, at);
-    found.push(text.slice(at, end));
-    at = skipSpace(text, end);
-    if (text[at] === ",") at = skipSpace(text, at + 1);
-  }
-  return found;
-}
-
 /** The same JSON, one member a line, every name, number and string as it was written. */
 export function layOut(text, longest = 65_536) {
   const lines = [];

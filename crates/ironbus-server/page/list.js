@@ -12,8 +12,7 @@ const ROWS_PER_FRAME = 16;
 const PREVIEW = 240;
 const HUES = 8;
 
-const shape = document.createElement("template");
-shape.innerHTML = `<li class="event"><div class="line"><time></time><span class="position"></span><span class="type"><i class="dot" aria-hidden="true"></i><b></b></span><a class="aggregate"><span class="aggregate-type"></span><span class="slash" aria-hidden="true">/</span><span class="aggregate-id"></span></a><button type="button" class="preview" aria-expanded="false"><span class="unseen">Payload: </span><span class="text"></span></button></div></li>`;
+const shape = document.getElementById("event-row").content.firstElementChild;
 
 export class EventList {
   skipped = 0;
@@ -107,7 +106,7 @@ export class EventList {
 
   #row(record) {
     const full = this.#list.childElementCount >= this.#limit;
-    const row = full ? this.#oldest() : shape.content.firstElementChild.cloneNode(true);
+    const row = full ? this.#oldest() : shape.cloneNode(true);
     if (full) {
       row.remove();
       row.querySelector(".detail")?.remove();

@@ -79,7 +79,7 @@ async fn serve_connection(
             ended = &mut connection => break ended,
             () = &mut draining, if !told => {
                 told = true;
-                Pin::new(&mut connection).graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };

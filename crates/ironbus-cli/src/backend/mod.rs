@@ -1,0 +1,169 @@
+//! Where the log is: behind a server, or in a data directory of this machine. Every command is written
+//! once, against [`Backend`].
+//!
+//! Straight on a directory one sees everything, sessions included: whoever may read the file may read all
+//! of it. Through a server one sees what the token entitles to.
+
+mod follow;
+mod remote;
+mod sse;
+
+use std::path::Path;
+
+use ironbus::store::{AggregatePage, Page};
+use ironbus::{
+    Aggregate, Append, AppendError, Appended, Entitlement, EventFilter, EventId, EventStore, KeyPattern,
+    NodeOptions, Position, Sequence, SqliteEventStore, SqliteOptions,
+};
+
+use crate::args::{After, Where};
+use crate::config::{Client, Target};
+use crate::failure::{Failure, Kind};
+
+pub(crate) use follow::{Follow, Followed};
+pub(crate) use remote::Remote;
+
+/// Where the log is.
+pub(crate) enum Backend {
+    /// In a data directory.
+    Local(SqliteEventStore),
+    /// Behind a server.
+    Remote(Remote),
+}
+
+/// What a command wants to do with a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Read it, beside whatever server writes it.
+    Read,
+    /// Write it; a data directory is then created where there is none.
+    Write,
+}
+
+/// Why an append wasn't accepted, as far as a command acts on it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// Some events are stored already and others aren't.
+    #[error("{0}")]
+    PartlyStored(String),
+    /// The id belongs to another event.
+    #[error("{message}")]
+    EventIdReused { event_id: Option<EventId>, message: String },
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] Failure),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::PartlyStored(message) | Refused::EventIdReused { message, .. } => {
+                Self::new(Kind::Conflict, message)
+            }
+            Refused::Other(failure) => failure,
+        }
+    }
+}
+
+impl From<AppendError> for Refused {
+    fn from(error: AppendError) -> Self {
+        let message = error.to_string();
+        let kind = match error {
+            AppendError::PartlyStored { .. } => return Self::PartlyStored(message),
+            AppendError::EventIdReused { event_id } => {
+                return Self::EventIdReused { event_id: Some(event_id), message };
+            }
+            AppendError::Conflict { .. } => Kind::Conflict,
+            AppendError::Invalid(_) => Kind::Input,
+            AppendError::StorageFull | AppendError::Closed | AppendError::Unknown(_) => Kind::Unavailable,
+            _ => Kind::Failed,
+        };
+        Self::Other(Failure::new(kind, message))
+    }
+}
+
+impl Backend {
+    /// Finds the log that the flags, the environment and the file name.
+    pub(crate) async fn find(target: &Where, config: &Client, purpose: Use) -> Result<Self, Failure> {
+        let from_env = std::env::var("IRONBUS_URL").ok().filter(|url| !url.is_empty());
+        match Target::choose(target.url.as_deref(), target.data.as_deref(), from_env.as_deref(), config) {
+            Target::Server { url, named } => {
+                let token = target.token.as_deref().or(config.token.as_deref());
+                Remote::new(&url, named, token).map(Self::Remote)
+            }
+            Target::Data(data) => open(&data, purpose).await.map(Self::Local),
+        }
+    }
+
+    /// Appends a batch, all or nothing.
+    pub(crate) async fn append(&self, append: Append) -> Result<Appended, Refused> {
+        match self {
+            Self::Local(store) => Ok(store.append(append).await?),
+            Self::Remote(remote) => remote.append(&append).await,
+        }
+    }
+
+    /// Loads a page of one aggregate's events.
+    pub(crate) async fn load(
+        &self,
+        aggregate: &Aggregate,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<AggregatePage, Failure> {
+        match self {
+            Self::Local(store) => Ok(store.load(aggregate, after, limit).await?),
+            Self::Remote(remote) => remote.load(aggregate, after, limit).await,
+        }
+    }
+
+    /// Reads a page of the whole log.
+    pub(crate) async fn read(
+        &self,
+        after: Position,
+        pattern: &KeyPattern,
+        limit: usize,
+    ) -> Result<Page, Failure> {
+        match self {
+            Self::Local(store) => Ok(store.read(after, &everything_of(pattern), limit).await?),
+            Self::Remote(remote) => remote.read(after, pattern, limit).await,
+        }
+    }
+
+    /// The last position of the log.
+    pub(crate) async fn head(&self) -> Result<Position, Failure> {
+        match self {
+            Self::Local(store) => Ok(store.head().await?.position),
+            Self::Remote(remote) => Ok(remote.status().await?.head),
+        }
+    }
+
+    /// Follows the log from `after` on, or from now on.
+    pub(crate) async fn follow(&self, pattern: &KeyPattern, after: Option<After>) -> Result<Follow, Failure> {
+        match self {
+            Self::Local(store) => Ok(Follow::local(store, everything_of(pattern), after)),
+            Self::Remote(remote) => Follow::remote(remote.clone(), pattern, after).await,
+        }
+    }
+
+    /// Gives the log's file free, where it is ours.
+    pub(crate) async fn close(self) {
+        if let Self::Local(store) = self {
+            store.close().await;
+        }
+    }
+}
+
+fn everything_of(pattern: &KeyPattern) -> EventFilter {
+    EventFilter::public(pattern.clone()).entitled(Entitlement::Everything)
+}
+
+async fn open(data: &Path, purpose: Use) -> Result<SqliteEventStore, Failure> {
+    let options = SqliteOptions::new(data.join(NodeOptions::LOG_FILE));
+    if purpose == Use::Read {
+        return Ok(SqliteEventStore::open_read_only(options).await?);
+    }
+    std::fs::create_dir_all(data).map_err(|error| {
+        Failure::failed(format!("the data directory {} can't be created: {error}", data.display()))
+    })?;
+    Ok(SqliteEventStore::open(options).await?)
+}

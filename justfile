@@ -1,0 +1,51 @@
+# What one does with this project. `just` alone lists it.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# Lists the recipes.
+default:
+    @just --list
+
+# Starts a server on ./ironbus-data; the page is at http://127.0.0.1:4466.
+run *args:
+    cargo run --release -p ironbus-cli -- serve {{ args }}
+
+# Formats everything.
+format:
+    cargo fmt --all
+
+# What a reviewer would say first: format, clippy, spelling, licences, the API's description.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    typos
+    cargo deny --all-features check bans licenses sources
+    python3 -m openapi_spec_validator crates/ironbus-server/openapi.json
+
+# All tests; what needs a browser or the real logs says so when it skips.
+test *args:
+    cargo test --workspace {{ args }}
+
+# The public documentation, warnings denied.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# That no dependency asks for a later Rust than ours.
+msrv:
+    .ci/msrv
+
+# What decides whether a change lands.
+ci: lint doc msrv test
+
+# The long fault runs: 100 kills of the server, and more cases of every property.
+faults:
+    IRONBUS_KILL_ROUNDS=100 cargo test --release -p ironbus-cli --test kill -- --nocapture
+    PROPTEST_CASES=2000 cargo test --release -p ironbus -p ironbus-zenoh
+
+# Breaks the code on purpose, once for each property, and checks that a test notices.
+mutants:
+    mutants/run.sh
+
+# The figures of docs/BENCHMARKS.md, taken anew in one run (`just bench --quick` for a short one).
+bench *args:
+    cargo run --release -p ironbus-bench -- {{ args }}
