@@ -51,7 +51,7 @@ impl Follow {
             Some(After::Position(position)) => Start::After(position),
             Some(After::Cursor(cursor)) => Start::Resume(cursor),
         };
-        Self::Local(store.subscribe(filter, start).with_caught_up())
+        Self::Local(Box::new(store.subscribe(filter, start).with_caught_up()))
     }
 
     pub(super) async fn remote(
