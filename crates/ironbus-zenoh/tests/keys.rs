@@ -207,7 +207,7 @@ proptest! {
         place in place(), other in place(),
     ) {
         let aggregate = KeyPattern::aggregate(&place.aggregate);
-        agree(aggregate.as_str(), &[place.clone(), other])?;
+        agree(aggregate.as_str(), &[place.clone(), other.clone()])?;
         let of_aggregate = |place: &Place| keys::of_pattern(&aggregate).includes(&keys::of_event(&place.key()));
         prop_assert_eq!(of_aggregate(&place), place.session_id.is_none());
         let same = other.session_id.is_none() && other.aggregate == place.aggregate;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ironbus::store::{AggregatePage, AggregateWrite, Page};
 use ironbus::{
     Aggregate, Append, Appended, Cursor, Epoch, EventId, ExpectedVersion, Json, KeyPattern, Position,
-    Sequence, StoreId, StoredEvent,
+    Sequence, StoredEvent,
 };
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,6 @@ pub(crate) struct Remote {
 /// What `/v1/status` says, as far as commands need it.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Status {
-    pub(crate) store_id: StoreId,
     pub(crate) epoch: Epoch,
     pub(crate) head: Position,
 }
