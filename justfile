@@ -39,7 +39,7 @@ ci: lint doc msrv test
 
 # The long fault runs: 100 kills of the server, and more cases of every property.
 faults:
-    IRONBUS_KILL_ROUNDS=100 cargo test --release -p ironbus-cli --test kill -- --nocapture
+    IRONBUS_KILL_ROUNDS=100 cargo test --release -p ironbus-cli --test process kill -- --nocapture
     PROPTEST_CASES=2000 cargo test --release -p ironbus -p ironbus-zenoh
 
 # Breaks the code on purpose, once for each property, and checks that a test notices.
