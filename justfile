@@ -28,7 +28,7 @@ test *args:
 
 # The public documentation, warnings denied.
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    RUSTDOCFLAGS="-D warnings" cargo doc -p ironbus -p ironbus-server -p ironbus-zenoh --no-deps
 
 # That no dependency asks for a later Rust than ours.
 msrv:

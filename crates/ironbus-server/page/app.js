@@ -213,9 +213,9 @@ function drawStatus() {
   const { appends, events_per_second: perSecond } = status;
   say("fact-head", count(status.head));
   say("fact-epoch", status.epoch);
-  say("fact-clients", `${plural(status.sse_clients, "stream")}, ${plural(status.subscriptions, "subscription")}`);
-  say("fact-appends", `${count(appends.accepted)} accepted, ${count(appends.refused)} refused`);
-  say("fact-rate", `${rate(perSecond["1s"])} now, ${rate(perSecond["60s"])} over a minute`);
+  say("fact-clients", count(status.sse_clients));
+  say("fact-appends", `${count(appends.accepted)} (${count(appends.refused)} refused)`);
+  say("fact-rate", `${rate(perSecond["1s"])} (1 min: ${rate(perSecond["60s"])})`);
   say("fact-size", bytes(status.log_bytes));
   say("fact-uptime", elapsed(status.uptime_seconds));
   say("fact-mode", status.mode);

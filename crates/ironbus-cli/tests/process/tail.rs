@@ -1,48 +1,11 @@
 //! Following a log through connections that break.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
-
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
 use crate::logs::{LOGS, exported, find, source};
+use crate::proxy::Proxy;
 use crate::server::{Server, ironbus, succeed};
-
-/// Stands between a client and a server, and cuts every connection when told to.
-struct Proxy {
-    address: SocketAddr,
-    cut: Arc<Mutex<CancellationToken>>,
-}
-
-impl Proxy {
-    async fn before(server: &Server) -> Self {
-        let upstream = server.url.strip_prefix("http://").expect("an address").to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let cut = Arc::new(Mutex::new(CancellationToken::new()));
-        let current = Arc::clone(&cut);
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let cut = current.lock().expect("not poisoned").clone();
-                let upstream = upstream.clone();
-                tokio::spawn(cut.run_until_cancelled_owned(async move {
-                    let mut server = TcpStream::connect(upstream).await.expect("the server listens");
-                    // Either side may end it, and the test cuts it: none of that is a fault of the proxy.
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                }));
-            }
-        });
-        Self { address, cut }
-    }
-
-    fn cut_all(&self) {
-        let mut current = self.cut.lock().expect("not poisoned");
-        std::mem::replace(&mut *current, CancellationToken::new()).cancel();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_sees_every_event_once_and_in_order_through_three_cuts_while_an_import_runs() {

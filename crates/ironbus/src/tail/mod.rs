@@ -7,7 +7,7 @@
 //! - what is published is contiguous: a batch that would leave a hole is refused, what is already there
 //!   is dropped;
 //! - registering and publishing exclude each other, so that every matching event after the position that
-//!   [`Tail::register`] returns is noted in the slot: none is missed between replay and live;
+//!   `Tail::register` returns is noted in the slot: none is missed between replay and live;
 //! - an event is in the ring before its readers are told of it, and they are told of it before
 //!   [`Tail::head`] reaches it. So a reader that reads the head first and then finds its slot empty has
 //!   seen everything up to that head.
