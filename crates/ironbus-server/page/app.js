@@ -38,6 +38,8 @@ let paused = false;
 let opened = null;
 let opener = null;
 let starting = 0;
+/** What is being checked for `apply`: Enter in the field is both a change and a submit. */
+let applying = null;
 
 // ── What is looked at ───────────────────────────────────────────────────────────────────────────────
 
@@ -69,7 +71,10 @@ function historyHref(type, id) {
 
 async function show() {
   const now = looked();
-  if (document.activeElement !== input) input.value = now.pattern;
+  if (document.activeElement !== input && input.value !== now.pattern) {
+    input.value = now.pattern;
+    refuse("");
+  }
   form.elements.from.value = now.from;
   document.title = now.pattern === EVERYTHING ? "ironbus" : `${now.pattern} · ironbus`;
   showHistory(now);
@@ -185,7 +190,7 @@ function drawCounts() {
   app.dataset.skipped = list.skipped;
   app.dataset.last = stream?.last ?? 0;
   const parts = [`${count(received)} received`];
-  if (list.held && list.waiting > 0) parts.push(`${list.waiting >= RECENT ? `${RECENT} newest` : count(list.waiting)} waiting`);
+  if (list.held && list.waiting > 0) parts.push(`${list.waiting >= RECENT ? `${RECENT} newest` : count(list.waiting)} waiting${paused ? "" : " while you are in the list"}`);
   if (list.skipped > 0) parts.push(`${count(list.skipped)} skipped in display`);
   get("counts").textContent = parts.join(" · ");
   get("cursor").textContent = stream?.cursor ?? "none yet";
@@ -263,16 +268,23 @@ async function apply() {
   const now = looked();
   const pattern = input.value.trim() || EVERYTHING;
   input.value = pattern;
-  const wanted = { ...now, pattern, from: form.elements.from.value };
+  const from = form.elements.from.value;
+  const wanted = href({ ...now, pattern, from });
+  if (applying === wanted) return;
+  applying = wanted;
+  let refused = "";
   try {
     await api.checkPattern(pattern);
   } catch (error) {
-    refuse(error instanceof api.Problem ? error.message : "The server doesn’t answer; the pattern could not be checked.");
-    return;
+    refused = error instanceof api.Problem ? error.message : "The server doesn’t answer; the pattern could not be checked.";
   }
-  refuse("");
+  // Something else was applied meanwhile.
+  if (applying !== wanted) return;
+  applying = null;
+  refuse(refused);
+  if (refused) return;
   notice("");
-  location.hash = href(wanted);
+  location.hash = wanted;
 }
 
 function editPattern() {

@@ -1,88 +1,14 @@
-//! The page and a plain `EventSource` in a real browser: headless Chromium, driven through chromedriver.
+//! The page and a plain `EventSource` in a real browser.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use fantoccini::{Client, ClientBuilder, Locator};
-use serde_json::{Value, json};
+use fantoccini::Locator;
+use serde_json::json;
 
+use crate::chromium::Browser;
 use crate::logs::{LOGS, find, source};
 use crate::proxy::Proxy;
 use crate::server::{Server, ironbus, succeed};
-
-/// Nothing that a test waits for takes so long; only a fault does.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Browser {
-    driver: Child,
-    client: Client,
-    _profile: tempfile::TempDir,
-}
-
-impl Browser {
-    /// `None` where there is no browser; says that the test is skipped then.
-    async fn start(width: u32, height: u32) -> Option<Self> {
-        let spawned =
-            Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-        let Ok(mut driver) = spawned else {
-            println!("skipped: chromedriver isn't installed (Debian: chromium and chromium-driver)");
-            return None;
-        };
-        let stdout = BufReader::new(driver.stdout.take().expect("it is piped"));
-        let port = stdout
-            .lines()
-            .map(|line| line.expect("text"))
-            .find_map(|line| {
-                Some(line.split("successfully on port ").nth(1)?.trim_end_matches('.').to_owned())
-            })
-            .expect("chromedriver says on which port it listens");
-        let profile = tempfile::tempdir().expect("a temporary directory");
-        let arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            &format!("--user-data-dir={}", profile.path().display()),
-            &format!("--window-size={width},{height}"),
-        ];
-        let options = json!({ "args": arguments });
-        let capabilities = [("goog:chromeOptions".to_owned(), options)].into_iter().collect();
-        let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
-            .capabilities(capabilities)
-            .connect(&format!("http://127.0.0.1:{port}"))
-            .await
-            .expect("Chromium starts");
-        Some(Self { driver, client, _profile: profile })
-    }
-
-    async fn run(&self, script: &str) -> Value {
-        self.client.execute(script, Vec::new()).await.expect("the script runs")
-    }
-
-    /// Asks the page until the script gives back something true.
-    async fn until(&self, script: &str) -> Value {
-        let asking = async {
-            loop {
-                let value = self.run(script).await;
-                if value.as_bool().unwrap_or(!value.is_null()) {
-                    return value;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never true: {script}"))
-    }
-
-    async fn end(mut self) {
-        self.client.clone().close().await.expect("Chromium ends");
-        self.driver.kill().expect("it still runs");
-        self.driver.wait().expect("it ends");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_source_sees_every_event_once_and_in_order_through_three_reconnects() {

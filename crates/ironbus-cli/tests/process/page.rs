@@ -1,0 +1,198 @@
+//! The page as a person uses it: filter, history, keyboard, and that it can be read in light and dark.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::chromium::Browser;
+use crate::server::{Server, ironbus, succeed};
+
+const ENTER: &str = "\u{e007}";
+const ESCAPE: &str = "\u{e00c}";
+
+/// The positions that the list shows, from the top.
+const SHOWN: &str =
+    "[...document.querySelectorAll('#events > li')].map((row) => Number(row.dataset.position))";
+
+fn append(server: &Server, aggregate_type: &str, aggregate_id: &str, event_type: &str) {
+    let words = ["append", "--url", &server.url, aggregate_type, aggregate_id, "--type", event_type];
+    succeed(ironbus().args(words).args(["--payload", r#"{"n":12345678901234567890}"#]));
+}
+
+async fn press(browser: &Browser, keys: &str) {
+    let focused = browser.client.active_element().await.expect("something has the focus");
+    focused.send_keys(keys).await.expect("typed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filter_shows_only_what_matches_and_an_invalid_pattern_its_reason() {
+    let Some(browser) = Browser::start(1200, 800).await else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(data.path());
+    browser.client.goto(&server.url).await.expect("the page loads");
+    browser.until("return !document.getElementById('empty-log').hidden").await;
+    let curl = browser.run("return document.getElementById('command-curl').textContent").await;
+    assert!(curl.as_str().expect("text").contains(&server.url), "the command is for this server: {curl}");
+
+    append(&server, "Todo", "1", "TodoAdded");
+    append(&server, "Order", "a/b #1 50%*", "OrderPlaced");
+    append(&server, "Todo", "2", "TodoAdded");
+    browser.until(&format!("return String({SHOWN}) === '3,2,1'")).await;
+    assert_eq!(browser.run("return document.getElementById('empty-log').hidden").await, true);
+
+    press(&browser, "/").await;
+    press(&browser, &format!("events/Todo/**{ENTER}")).await;
+    browser.until(&format!("return String({SHOWN}) === '3,1'")).await;
+    append(&server, "Order", "2", "OrderPlaced");
+    append(&server, "Todo", "1", "TodoDone");
+    browser.until(&format!("return String({SHOWN}) === '5,3,1'")).await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+
+    // Entering the field selects what is in it.
+    browser.run("document.activeElement.blur()").await;
+    press(&browser, "/").await;
+    press(&browser, &format!("events//x{ENTER}")).await;
+    browser
+        .until("return document.getElementById('pattern-error').textContent.includes('empty chunk')")
+        .await;
+    append(&server, "Todo", "3", "TodoAdded");
+    browser.until(&format!("return String({SHOWN}) === '6,5,3,1'")).await;
+    assert_eq!(browser.run("return document.getElementById('app').dataset.duplicates").await, "0");
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_any_aggregate_opens_by_keyboard_and_goes_on_live() {
+    let Some(browser) = Browser::start(1200, 800).await else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(data.path());
+    // Names that a URL or a key gives a meaning to; `..` can't be a part of a path in a browser.
+    for name in ["a/b #1 50%*?", "..", "@é漢"] {
+        append(&server, "Odd", name, "First");
+        append(&server, "Other", "1", "Between");
+        append(&server, "Odd", name, "Second");
+        browser.client.goto(&server.url).await.expect("the page loads");
+        let newest = format!(
+            "return document.querySelector('#events a')?.textContent === {}",
+            json!(format!("Odd/{name}"))
+        );
+        browser.until(&newest).await;
+        browser.run("document.getElementById('pause').focus()").await;
+        press(&browser, "\t").await;
+        assert_eq!(browser.run("return document.activeElement.className").await, "aggregate");
+        press(&browser, ENTER).await;
+        let rows =
+            "[...document.querySelectorAll('#history-events b')].map((type) => type.textContent).join()";
+        browser.until(&format!("return {rows} === 'First,Second'")).await;
+        assert_eq!(browser.run("return document.activeElement.id").await, "history-title");
+        let title = browser.run("return document.activeElement.textContent").await;
+        assert_eq!(title, format!("Odd / {name}"));
+        browser.until("return document.getElementById('history-line').textContent.endsWith('live')").await;
+        append(&server, "Other", "1", "Between");
+        append(&server, "Odd", name, "Third");
+        browser.until(&format!("return {rows} === 'First,Second,Third'")).await;
+        press(&browser, ESCAPE).await;
+        browser.until("return document.getElementById('history').hidden").await;
+        assert_eq!(browser.run("return document.activeElement.className").await, "aggregate");
+        // Enter on the payload: shown as it was written, no digit lost.
+        press(&browser, "\t").await;
+        press(&browser, ENTER).await;
+        let payload = browser.run("return document.querySelector('#events .detail pre').textContent").await;
+        assert_eq!(payload, "{\n  \"n\": 12345678901234567890\n}");
+    }
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    browser.end().await;
+}
+
+/// Every visible text whose contrast with what is behind it is less than 4.5, or 3 where it is large.
+const HARD_TO_READ: &str = r#"
+    const channels = (color) => color.match(/[\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, index) => sum + c * [0.2126, 0.7152, 0.0722][index], 0);
+    const behind = (element) => {
+        for (let at = element; at; at = at.parentElement) {
+            const color = channels(getComputedStyle(at).backgroundColor);
+            if (color.length === 3 || color[3] === 1) return color;
+            if (color[3] !== 0) throw new Error('half-transparent: ' + at.className);
+        }
+        throw new Error('nothing behind');
+    };
+    const own = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    const texts = [...document.body.querySelectorAll('*')]
+        .filter((element) => (own(element) || element.matches('input[type=text]')) && element.checkVisibility());
+    const faults = texts.flatMap((element) => {
+        const [one, other] = [light(channels(getComputedStyle(element).color)), light(behind(element))];
+        const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+        return ratio >= 4.5 ? [] : [`${element.tagName}.${element.className} ${ratio.toFixed(2)} ${element.textContent.slice(0, 20)}`];
+    });
+    return { faults, texts: texts.length };
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_can_be_read_in_light_and_dark_and_fits_360_pixels() {
+    let Some(browser) = Browser::start(1200, 800).await else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(data.path());
+    for id in ["short", "an-id-without-any-place-to-break-".repeat(6).as_str()] {
+        append(&server, "AnAggregateTypeWithAVeryLongName", id, "SomethingWithALongNameHasHappenedAgain");
+    }
+    for (width, height) in [(1200, 800), (360, 740)] {
+        browser.resize(width, height).await;
+        for scheme in ["light", "dark"] {
+            browser.prefer(scheme).await;
+            browser.client.goto("about:blank").await.expect("left");
+            browser.client.goto(&server.url).await.expect("the page loads");
+            browser.until(&format!("return {SHOWN}.length === 2")).await;
+            browser.run("document.getElementById('status').open = true").await;
+            browser.run("document.querySelector('#events .preview').click()").await;
+            let read = async |what: &str| {
+                let found = browser.run(HARD_TO_READ).await;
+                assert_eq!(found["faults"], json!([]), "{what}, {width} pixels, {scheme}");
+                assert!(found["texts"].as_u64().expect("a number") > 40, "too little was looked at: {found}");
+                let over = browser.run("return document.documentElement.scrollWidth - innerWidth").await;
+                assert!(over.as_i64().expect("a number") <= 0, "{what}: {over} pixels wider than {width}");
+            };
+            read("the list").await;
+            browser.run("document.querySelector('#events a').click()").await;
+            browser.until("return document.querySelectorAll('#history-events > li').length === 1").await;
+            read("the history").await;
+            browser.run("document.getElementById('help').showModal()").await;
+            read("the help").await;
+        }
+    }
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    let outside = "return performance.getEntriesByType('resource').map((entry) => entry.name)
+        .filter((name) => new URL(name).origin !== location.origin)";
+    assert_eq!(browser.run(outside).await, json!([]), "nothing is asked of the outside");
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_can_not_keep_up_says_what_it_left_out_and_counts_all() {
+    let Some(browser) = Browser::start(1200, 800).await else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(data.path());
+    let total = 5_000_u64;
+    let file = data.path().join("many.jsonl");
+    let line = |n| {
+        format!("{}\n", json!({"aggregate_type": "A", "aggregate_id": "1", "event_type": "E", "payload": n}))
+    };
+    std::fs::write(&file, (1..=total).map(line).collect::<String>()).expect("written");
+    browser.client.goto(&format!("{}/#from=beginning", server.url)).await.expect("the page loads");
+    browser.until("return document.getElementById('connection').dataset.state === 'live'").await;
+    succeed(Command::new(env!("CARGO_BIN_EXE_ironbus")).args(["import", "--url", &server.url]).arg(&file));
+    browser.until(&format!("return document.getElementById('app').dataset.received === '{total}'")).await;
+    browser.until(&format!("return {SHOWN}[0] === {total}")).await;
+    let shown = browser.run(&format!("return {SHOWN}")).await;
+    let shown: Vec<u64> = shown.as_array().expect("a list").iter().filter_map(|n| n.as_u64()).collect();
+    assert_eq!(shown.len(), 200, "the list is bounded");
+    assert!(shown.is_sorted_by(|newer, older| newer > older), "newest first, none twice: {shown:?}");
+    let counts = browser.run("return document.getElementById('counts').textContent").await;
+    let skipped = browser.run("return Number(document.getElementById('app').dataset.skipped)").await;
+    let skipped = skipped.as_u64().expect("a number");
+    assert!(skipped <= total - 200, "{skipped} of {total} can't have been left out");
+    assert!(skipped == 0 || counts.as_str().expect("text").contains("skipped in display"), "{counts}");
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+    browser.end().await;
+}
