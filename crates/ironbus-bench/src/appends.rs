@@ -1,0 +1,207 @@
+//! Durable appends of one event, with expected version, by 1 and by 64 clients at a time; beside plain
+//! transactions of one event each through the same SQLite settings.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use ironbus::{
+    Aggregate, Append, EventFilter, EventStore, ExpectedVersion, Json, NewEvent, Sequence, SqliteEventStore,
+    SqliteOptions, Start,
+};
+use rusqlite::Connection;
+use tokio::runtime::Runtime;
+
+use crate::table::{Table, median, micros, per_second};
+
+pub(crate) fn payload() -> Json {
+    Json::of(&["x".repeat(290)]).expect("a text")
+}
+
+/// What one turn of one side came to.
+struct Turn {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+impl Turn {
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn of(count: u64, took: Duration, latencies: &Histogram<u64>) -> Self {
+        let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+        Self { rate: per_second(count, took), p50: at(0.5), p99: at(0.99) }
+    }
+}
+
+fn nanos(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits")
+}
+
+pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut Table) {
+    let (turns, span) = if quick { (3, 1) } else { (7, 3) };
+    let span = Duration::from_secs(span);
+    let syncs = sync_rate(place);
+    for clients in [1, 64] {
+        let (mut ours, mut plain) = (Vec::new(), Vec::new());
+        for turn in 1..=turns {
+            eprintln!("appends, {clients} clients: turn {turn} of {turns}");
+            let folder = tempfile::tempdir_in(place).expect("a folder");
+            ours.push(runtime.block_on(append_ours(folder.path(), clients, span)));
+            plain.push(append_plain(folder.path(), clients, span));
+        }
+        let of = |side: &[Turn], value: fn(&Turn) -> f64| median(side.iter().map(value).collect());
+        let cell = |side: &[Turn]| {
+            let (p50, p99) = (micros(of(side, |turn| turn.p50)), micros(of(side, |turn| turn.p99)));
+            format!("{:.0}/s, p50 {p50}, p99 {p99}", of(side, |turn| turn.rate))
+        };
+        let faster = of(&ours, |turn| turn.rate) / of(&plain, |turn| turn.rate);
+        let slower = of(&ours, |turn| turn.p50) / of(&plain, |turn| turn.p50);
+        let verdict = if clients == 1 {
+            format!("p50 {slower:.2} times plain (goal: at most 1.2)")
+        } else {
+            format!("{faster:.1} times plain (goal: at least 8)")
+        };
+        let what = format!("durable appends (FULL), {clients} client{}", if clients == 1 { "" } else { "s" });
+        table.row(
+            &what,
+            &format!("{}; **{verdict}**", cell(&ours)),
+            &format!("plain transactions: {}", cell(&plain)),
+        );
+    }
+    let after = sync_rate(place);
+    table.row(
+        "the disk beside it: `fdatasync` of 4 KiB",
+        &format!("{syncs:.0}/s before"),
+        &format!("{after:.0}/s after"),
+    );
+    let latency = runtime.block_on(append_to_subscriber(place, if quick { 2000 } else { 10_000 }));
+    let shown = format!("p50 {}, p99 {}", micros(latency.p50), micros(latency.p99));
+    table.row("append called → subscriber has the event (FULL, 1 client)", &shown, "–");
+}
+
+fn sync_rate(place: &Path) -> f64 {
+    use std::io::Write;
+    let mut file = tempfile::tempfile_in(place).expect("a file");
+    let began = Instant::now();
+    let mut count = 0;
+    while began.elapsed() < Duration::from_millis(500) {
+        file.write_all(&[7; 4096]).and_then(|()| file.sync_data()).expect("synced");
+        count += 1;
+    }
+    per_second(count, began.elapsed())
+}
+
+async fn append_ours(folder: &Path, clients: usize, span: Duration) -> Turn {
+    let store = SqliteEventStore::open(SqliteOptions::new(folder.join("ours.db"))).await.expect("opens");
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..clients)
+        .map(|client| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let aggregate = Aggregate::new("Bench", client.to_string()).expect("valid");
+                let (payload, mut latencies, mut version) = (payload(), histogram(), 0);
+                while began.elapsed() < span {
+                    let event = NewEvent::new("Measured", payload.clone());
+                    let expected = ExpectedVersion::Exact(Sequence(version));
+                    let one = Instant::now();
+                    store.append(Append::to(aggregate.clone(), expected, vec![event])).await.expect("stored");
+                    latencies.record(nanos(one)).expect("in range");
+                    version += 1;
+                }
+                latencies
+            })
+        })
+        .collect();
+    let mut all = histogram();
+    for task in tasks {
+        all.add(task.await.expect("no client fails")).expect("alike");
+    }
+    let took = began.elapsed();
+    store.close().await;
+    Turn::of(all.len(), took, &all)
+}
+
+fn append_plain(folder: &Path, clients: usize, span: Duration) -> Turn {
+    let connection = Connection::open(folder.join("plain.db")).expect("opens");
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536;
+             PRAGMA mmap_size = 268435456; PRAGMA wal_autocheckpoint = 4000;
+             CREATE TABLE event (position INTEGER PRIMARY KEY, stream TEXT NOT NULL, sequence INTEGER NOT NULL,
+                 event_id BLOB NOT NULL UNIQUE, type TEXT NOT NULL, payload TEXT NOT NULL,
+                 UNIQUE (stream, sequence)) STRICT;",
+        )
+        .expect("a table");
+    let connection = Arc::new(Mutex::new(connection));
+    let began = Instant::now();
+    let threads: Vec<_> = (0..clients)
+        .map(|client| {
+            let connection = Arc::clone(&connection);
+            std::thread::spawn(move || {
+                let (payload, mut latencies) = (payload(), histogram());
+                while began.elapsed() < span {
+                    let one = Instant::now();
+                    let connection = connection.lock().expect("not poisoned");
+                    insert_plain(&connection, &client.to_string(), &payload).expect("stored");
+                    drop(connection);
+                    latencies.record(nanos(one)).expect("in range");
+                }
+                latencies
+            })
+        })
+        .collect();
+    let mut all = histogram();
+    for thread in threads {
+        all.add(thread.join().expect("no client fails")).expect("alike");
+    }
+    Turn::of(all.len(), began.elapsed(), &all)
+}
+
+fn insert_plain(connection: &Connection, stream: &str, payload: &Json) -> rusqlite::Result<()> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let version: i64 = connection
+        .prepare_cached("SELECT coalesce(max(sequence), 0) FROM event WHERE stream = ?1")?
+        .query_row([stream], |row| row.get(0))?;
+    connection
+        .prepare_cached(
+            "INSERT INTO event (stream, sequence, event_id, type, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute((stream, version + 1, uuid::Uuid::now_v7().as_bytes(), "Measured", payload.as_str()))?;
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
+}
+
+async fn append_to_subscriber(place: &Path, count: u64) -> Turn {
+    let folder = tempfile::tempdir_in(place).expect("a folder");
+    let store =
+        SqliteEventStore::open(SqliteOptions::new(folder.path().join("ours.db"))).await.expect("opens");
+    let mut events = store.subscribe(EventFilter::everything(), Start::Live);
+    let (told, mut heard) = tokio::sync::mpsc::channel(1);
+    let reader = tokio::spawn(async move {
+        while let Some(Ok(_)) = events.next_event().await {
+            if told.send(Instant::now()).await.is_err() {
+                break;
+            }
+        }
+    });
+    let (payload, mut latencies) = (payload(), histogram());
+    let aggregate = Aggregate::new("Bench", "1").expect("valid");
+    let began = Instant::now();
+    for _ in 0..count {
+        let one = Instant::now();
+        let event = NewEvent::new("Measured", payload.clone());
+        store.append(Append::to(aggregate.clone(), ExpectedVersion::Any, vec![event])).await.expect("stored");
+        let at = heard.recv().await.expect("the subscription is open");
+        latencies.record(u64::try_from((at - one).as_nanos()).unwrap_or(u64::MAX)).expect("in range");
+    }
+    let took = began.elapsed();
+    store.close().await;
+    drop(heard);
+    reader.await.expect("the reader ends with the store");
+    Turn::of(count, took, &latencies)
+}

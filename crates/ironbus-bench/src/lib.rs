@@ -1,1 +1,0 @@
-//! Figures of ironbus beside its peers. Unpublished; the measurements come with the benchmark itself.
