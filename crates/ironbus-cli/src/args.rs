@@ -12,17 +12,17 @@ use crate::failure::EXIT_CODES;
 
 const EXAMPLES: &str = "\
 Examples:
-  ironbus serve                                   start a server, then open the page it names
-  ironbus import events.jsonl.gz                  feed it a file
-  ironbus append Todo 17 --type TodoAdded --payload '{\"title\":\"write docs\"}'
-  ironbus load Todo 17                            one aggregate's history
-  ironbus tail --pattern 'events/Todo/**'         watch events arrive
-  ironbus read --after 0 --limit 5 --json | jq .payload
-  ironbus verify --data ./ironbus-data            prove that the log is sound
+  ironbus serve                            start a server; open its page
+  ironbus import events.jsonl.gz           feed it a file
+  ironbus append Todo 17 --type TodoAdded --payload '{\"title\":\"docs\"}'
+  ironbus load Todo 17                     one aggregate's history
+  ironbus tail --pattern 'events/Todo/**'  watch events arrive
+  ironbus read --limit 5 --json | jq .payload
+  ironbus verify --data ./ironbus-data     prove that the log is sound
 
-All commands but `serve` and `verify` talk to a running server (--url, IRONBUS_URL, or `[client] url` in
-ironbus.toml; http://127.0.0.1:4466 where nothing is said), or work straight on a data directory (--data,
-or `[client] data`). Reading works beside a running server; appending and importing need the directory for
+All commands but `serve` and `verify` talk to a running server (--url, IRONBUS_URL, or `[client] url` in \
+ironbus.toml; http://127.0.0.1:4466 where nothing is said), or work straight on a data directory (--data, \
+or `[client] data`). Reading works beside a running server; appending and importing need the directory for \
 themselves.
 
 Results are tables on a terminal, and JSON lines where standard output is piped or --json is given.
@@ -92,9 +92,9 @@ Examples:
   ironbus serve --data /var/lib/ironbus --listen 127.0.0.1:8080
   IRONBUS_OPERATOR_TOKEN=$(cat token) ironbus serve
 
-Prints one line `listening on http://ADDRESS:PORT` to standard output once it answers (with --listen
-127.0.0.1:0 the system chooses the port); everything else goes to standard error. SIGINT (Ctrl-C) or SIGTERM
-drains: requests under way finish, streams end so that their clients resume elsewhere. A second signal ends
+Prints one line `listening on http://ADDRESS:PORT` to standard output once it answers (with --listen \
+127.0.0.1:0 the system chooses the port); everything else goes to standard error. SIGINT (Ctrl-C) or SIGTERM \
+drains: requests under way finish, streams end so that their clients resume elsewhere. A second signal ends \
 at once.")]
 pub(crate) struct Serve {
     /// The data directory; created if it doesn't exist [default: ./ironbus-data]
@@ -126,7 +126,7 @@ pub(crate) struct Serve {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  ironbus append Todo 17 --type TodoAdded --payload '{\"title\":\"write docs\"}' --expected no_stream
+  ironbus append Todo 17 --type TodoAdded --expected no_stream
   ironbus append Todo 17 --type TodoDone --expected 1
   curl -s example.org/fact.json | ironbus append Fact 1 --type Noted --payload -
 
@@ -158,23 +158,24 @@ pub(crate) struct Append {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) schema_version: u32,
     #[command(flatten)]
-    pub(crate) target: Where,
-    #[command(flatten)]
     pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each line is a JSON object, in one of these forms:
-  {\"aggregate_type\":…,\"aggregate_id\":…,\"event_type\":…,\"occurred_at\":…,\"payload\":…}   (occurred_at is optional)
-  a CloudEvent 1.0 (with \"specversion\"); its aggregate is named by the extensions `aggregatetype` and
-  `aggregateid`, or by a `subject` of the form type/id
-  an event as `ironbus export` writes it; it keeps its event id
+Each line is a JSON object in one of these forms:
+  1. an object of aggregate_type, aggregate_id, event_type, payload, and
+     occurred_at if you like
+  2. a CloudEvent 1.0, which has a specversion; its aggregate is named by the
+     extensions aggregatetype and aggregateid, or by a subject like type/id
+  3. an event as `ironbus export` writes it, which keeps its event id
 
 gzip is detected. The order of lines becomes the order of positions; payloads are kept byte for byte.
 
-Importing the same lines again changes nothing, and an import that was interrupted goes on when the same
-command is run again: event ids are derived from a CloudEvent's source and id, or from a line's number and
+Importing the same lines again changes nothing, and an import that was interrupted goes on when the same \
+command is run again: event ids are derived from a CloudEvent's source and id, or from a line's number and \
 content. A bad line ends the import: what came before it is stored, nothing after it is.
 
 Examples:
@@ -188,9 +189,9 @@ pub(crate) struct Import {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) batch: u16,
     #[command(flatten)]
-    pub(crate) target: Where,
-    #[command(flatten)]
     pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
 }
 
 #[derive(Debug, Args)]
@@ -229,9 +230,9 @@ pub(crate) struct Load {
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
     #[command(flatten)]
-    pub(crate) target: Where,
-    #[command(flatten)]
     pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
 }
 
 #[derive(Debug, Args)]
@@ -250,9 +251,9 @@ pub(crate) struct Read {
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: u64,
     #[command(flatten)]
-    pub(crate) target: Where,
-    #[command(flatten)]
     pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
 }
 
 #[derive(Debug, Args)]
@@ -278,17 +279,17 @@ pub(crate) struct Tail {
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
     #[command(flatten)]
-    pub(crate) target: Where,
-    #[command(flatten)]
     pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    pub(crate) target: Where,
-    #[command(flatten)]
     pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
 }
 
 #[derive(Debug, Args)]

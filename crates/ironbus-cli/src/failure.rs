@@ -10,10 +10,10 @@ Exit codes:
   0  done
   1  failed, or the log is not sound
   2  the command line or the configuration is wrong
-  3  conflict: an aggregate isn't at the expected version, or an event id is taken
-  4  the server or the log can't be reached or used just now; trying again may help
-  5  the events given can't be stored (a bad line, a name too long, not JSON)
-  6  the log isn't the one that was being read (restored or replaced): begin anew";
+  3  conflict: another version than expected, or an event id that is taken
+  4  the server or the log can't be reached or used now; try again later
+  5  the events given can't be stored (a bad line, a long name, not JSON)
+  6  the log isn't the one that was being read (it was replaced): begin anew";
 
 /// Which kind of end it is; decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
