@@ -4,7 +4,7 @@
 
 use std::io::{BufWriter, IsTerminal, StdoutLock, Write};
 
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use ironbus::StoredEvent;
 
 use crate::args;
@@ -102,6 +102,12 @@ impl EventTable {
             Columns::Aggregate => &["SEQ", "POSITION", "RECORDED", "TYPE", "PAYLOAD"],
         };
         table.set_header(names.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+        // Half a number or half a time says nothing: names and payloads give way instead.
+        for (name, column) in names.iter().zip(table.column_iter_mut()) {
+            if ["POSITION", "RECORDED", "SEQ"].contains(name) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
         Self { table, columns }
     }
 
@@ -146,6 +152,7 @@ pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
 fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_truncation_indicator("…");
     table
 }
 
