@@ -350,6 +350,12 @@ document.addEventListener("click", (click) => {
 });
 document.addEventListener("keydown", onKey);
 addEventListener("hashchange", show);
+// A browser keeps a page that was left for a while, its connections too, and has only six for one server:
+// whoever comes and goes a few times would wait for the seventh.
+addEventListener("pagehide", () => [stream, history.stream].forEach((open) => open?.close()));
+addEventListener("pageshow", ({ persisted }) => {
+  if (persisted) [stream, history.stream].forEach((closed) => closed?.resume());
+});
 
 get("command-curl").textContent = `curl ${location.origin}/v1/aggregates/Todo/first/events \\
   -H 'content-type: application/json' \\

@@ -46,6 +46,11 @@ export class History {
     get("history-more").hidden = true;
   }
 
+  /** The live part, if there is one yet. */
+  get stream() {
+    return this.#stream;
+  }
+
   async #load() {
     const shown = this.#shown;
     const more = get("history-more");

@@ -46,6 +46,11 @@ export class Stream {
     this.#source = null;
   }
 
+  /** Goes on after the cursor when the stream was closed. */
+  resume() {
+    if (!this.#source) this.#open();
+  }
+
   #open() {
     const query = new URLSearchParams({ pattern: this.#pattern });
     if (this.cursor) query.set("last_event_id", this.cursor);

@@ -1,10 +1,12 @@
 //! The page as a person uses it: filter, history, keyboard, and that it can be read in light and dark.
 
 use std::process::Command;
+use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use crate::chromium::Browser;
+use crate::chromium::{Browser, PATIENCE};
+use crate::proxy::Proxy;
 use crate::server::{Server, ironbus, succeed};
 
 const ENTER: &str = "\u{e007}";
@@ -101,6 +103,65 @@ async fn the_history_of_any_aggregate_opens_by_keyboard_and_goes_on_live() {
         assert_eq!(payload, "{\n  \"n\": 12345678901234567890\n}");
     }
     assert_eq!(browser.complaints().await, Vec::<String>::new());
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_left_frees_its_connections_and_goes_on_when_it_is_back() {
+    let Some(browser) = Browser::start(1200, 800).await else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(data.path());
+    append(&server, "Todo", "1", "TodoAdded");
+    browser.client.goto(&format!("{}/#type=Todo&id=1", server.url)).await.expect("the page loads");
+    // More often than a browser has connections for one server.
+    for round in 1..=4_u32 {
+        let both = format!(
+            "return {SHOWN}.length === {round} && document.getElementById('history-line').textContent === '{round} event{}, live'",
+            if round == 1 { "" } else { "s" }
+        );
+        browser.until(&both).await;
+        browser.client.goto(&format!("{}/healthz", server.url)).await.expect("answers");
+        let ask = "fetch('/v1/status').then((answer) => answer.json()).then((status) => { window.streams = status.sse_clients; });
+            return window.streams === 0";
+        browser.until(ask).await;
+        append(&server, "Todo", "1", "TodoDone");
+        browser.client.back().await.expect("back");
+    }
+    browser.until(&format!("return String({SHOWN}) === '5,4,3,2,1'")).await;
+    assert_eq!(browser.run("return document.getElementById('app').dataset.duplicates").await, "0");
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_the_browser_has_given_up_is_opened_again_after_the_same_cursor() {
+    let Some(browser) = Browser::start(1200, 800).await else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(data.path());
+    let proxy = Proxy::before(&server).await;
+    append(&server, "Todo", "1", "TodoAdded");
+    browser.client.goto(&format!("http://{}/", proxy.address)).await.expect("the page loads");
+    let state =
+        |state: &str| format!("return document.getElementById('connection').dataset.state === '{state}'");
+    browser.until(&state("live")).await;
+    browser.until(&format!("return String({SHOWN}) === '1'")).await;
+    proxy.refusing.store(true, Ordering::SeqCst);
+    proxy.cut_all();
+    browser.until(&state("reconnecting")).await;
+    // The browser's own attempt has been answered with an error: it won't try another time.
+    let complaints = async {
+        while !browser
+            .complaints()
+            .await
+            .iter()
+            .any(|said| said.contains("/v1/stream") && said.contains("502"))
+        {}
+    };
+    tokio::time::timeout(PATIENCE, complaints).await.expect("the browser tries again and is refused");
+    append(&server, "Todo", "1", "TodoDone");
+    proxy.refusing.store(false, Ordering::SeqCst);
+    browser.until(&state("live")).await;
+    browser.until(&format!("return String({SHOWN}) === '2,1'")).await;
+    assert_eq!(browser.run("return document.getElementById('app').dataset.duplicates").await, "0");
     browser.end().await;
 }
 

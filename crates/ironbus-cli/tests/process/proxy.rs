@@ -1,8 +1,10 @@
 //! A network that breaks when a test says so.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +14,8 @@ use crate::server::Server;
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     cut: Arc<Mutex<CancellationToken>>,
+    /// While set, every new connection is answered with an error, as a gateway does whose server is away.
+    pub(crate) refusing: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -21,8 +25,17 @@ impl Proxy {
         let address = listener.local_addr().expect("bound");
         let cut = Arc::new(Mutex::new(CancellationToken::new()));
         let current = Arc::clone(&cut);
+        let refusing = Arc::new(AtomicBool::new(false));
+        let refuses = Arc::clone(&refusing);
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
+                if refuses.load(Ordering::SeqCst) {
+                    let answer =
+                        b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    // A client that has gone away needs no answer.
+                    let _ = client.write_all(answer).await;
+                    continue;
+                }
                 let cut = current.lock().expect("not poisoned").clone();
                 let upstream = upstream.clone();
                 tokio::spawn(cut.run_until_cancelled_owned(async move {
@@ -32,7 +45,7 @@ impl Proxy {
                 }));
             }
         });
-        Self { address, cut }
+        Self { address, cut, refusing }
     }
 
     pub(crate) fn cut_all(&self) {
