@@ -39,13 +39,27 @@ ci: lint doc msrv test
 
 # The long fault runs: 100 kills of the server, and more cases of every property.
 faults:
-    IRONBUS_KILL_ROUNDS=100 cargo test --release -p ironbus-cli --test process kill -- --nocapture
-    PROPTEST_CASES=2000 cargo test --release -p ironbus -p ironbus-zenoh
+    IRONBUS_KILL_ROUNDS=100 cargo test --release --workspace --test process kill -- --nocapture
+    IRONBUS_FAULT_TIMES=20 PROPTEST_CASES=2000 cargo test --release -p ironbus -p ironbus-zenoh
+
+# Several processes on one bucket of an S3 server that loses replies (needs `moto_server`).
+bucket:
+    cargo build -p ironbus-zenoh --features s3 --example bucket-writer
+    cargo test -p ironbus-zenoh --features s3 --test bucket -- --nocapture
+
+# The migration under fire: to Zenoh and back, twice, while everybody writes and reads and nodes are killed.
+migration:
+    IRONBUS_FIRE=full cargo test --release --workspace --test fire -- --nocapture
+
+# Nodes behind a router, on links that lose, repeat, reorder, are cut one way and partitioned (needs root).
+lab:
+    cargo build --release --workspace --examples
+    IRONBUS_FIRE=full cargo test --release --workspace --test lab -- --nocapture
 
 # Breaks the code on purpose, once for each property, and checks that a test notices.
-mutants:
-    mutants/run.sh
+mutants *word:
+    mutants/run.sh {{ word }}
 
-# The figures of docs/BENCHMARKS.md, taken anew in one run (`just bench --quick` for a short one).
+# The figures of docs/BENCHMARKS.md, taken anew in one run (`--quick` for a short one; names choose some).
 bench *args:
     cargo run --release -p ironbus-bench -- {{ args }}

@@ -4,20 +4,35 @@
 //! Every payload has about 300 bytes. Ours and the baseline run in turns, and medians of the turns are told.
 
 mod appends;
+mod fanout;
+mod invalidation;
 mod reads;
 mod table;
+mod zenoh;
 
 use std::path::Path;
 
 use table::Table;
 
+/// What can be chosen; without a choice all are taken.
+const NAMES: [&str; 5] = ["appends", "reads", "invalidation", "fanout", "zenoh"];
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let quick = arguments.iter().any(|argument| argument == "--quick");
-    if let Some(unknown) = arguments.iter().find(|argument| *argument != "--quick") {
-        eprintln!("unknown argument `{unknown}`; there is only --quick");
+    if arguments.first().is_some_and(|first| first == zenoh::RECEIVE) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        return zenoh::receive(&runtime.expect("a runtime"), &arguments[1..]);
+    }
+    let (options, chosen): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
+    let unknown = options.iter().filter(|option| *option != "--quick");
+    if let Some(unknown) = unknown.chain(chosen.iter().filter(|name| !NAMES.contains(&name.as_str()))).next()
+    {
+        eprintln!("unknown argument `{unknown}`; there are --quick and, to choose, {}", NAMES.join(", "));
         std::process::exit(2);
     }
+    let quick = !options.is_empty();
+    let is_chosen = |name: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name);
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -25,7 +40,20 @@ fn main() {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
     std::fs::create_dir_all(&place).expect("the target folder");
     let mut table = Table::default();
-    appends::measure(&runtime, &place, quick, &mut table);
-    reads::measure(&runtime, &place, quick, &mut table);
+    if is_chosen("appends") {
+        appends::measure(&runtime, &place, quick, &mut table);
+    }
+    if is_chosen("reads") {
+        reads::measure(&runtime, &place, quick, &mut table);
+    }
+    if is_chosen("invalidation") {
+        invalidation::measure(quick, &mut table);
+    }
+    if is_chosen("zenoh") {
+        zenoh::measure(&runtime, &place, quick, &mut table);
+    }
+    if is_chosen("fanout") {
+        fanout::measure(&runtime, &place, quick, &mut table);
+    }
     println!("{table}");
 }

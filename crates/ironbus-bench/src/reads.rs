@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tokio::runtime::Runtime;
 
 use crate::appends::payload;
-use crate::table::{Table, median, micros, per_second};
+use crate::table::{Table, grouped, median, micros, per_second};
 
 pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut Table) {
     let total: u64 = if quick { 100_000 } else { 1_000_000 };
@@ -20,15 +20,17 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
     runtime.block_on(async {
         let store = SqliteEventStore::open(SqliteOptions::new(&path)).await.expect("opens");
         fill(&store, total).await;
+        let events = grouped(total as f64);
         for size in [10, 1000] {
             let (p50, rate) = load(&store, size).await;
-            let shown = format!("p50 {}, {rate:.0} loads/s", micros(p50));
-            table.row(&format!("load of a {size}-event aggregate among {total} events"), &shown, "–");
+            let what = format!("load of a {}-event aggregate among {events} events", grouped(size as f64));
+            table.row(&what, &format!("p50 {}, {} loads/s", micros(p50), grouped(rate)), "–");
         }
         let (pages, subscription, bare) = replay(&store, &path, total).await;
-        let what = format!("replay of {total} events, warm file");
-        let shown = format!("pages {pages:.0} events/s, subscription {subscription:.0} events/s");
-        table.row(&what, &shown, &format!("bare scan of the same columns: {bare:.0} events/s"));
+        let what = format!("replay of {events} events, warm file");
+        let shown =
+            format!("pages {} events/s, subscription {} events/s", grouped(pages), grouped(subscription));
+        table.row(&what, &shown, &format!("bare scan of the same columns: {} events/s", grouped(bare)));
         store.close().await;
     });
 }

@@ -27,8 +27,16 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A time in microseconds, as people read it.
 pub(crate) fn micros(value: f64) -> String {
-    format!("{value:.0} µs")
+    if value < 1000.0 { format!("{value:.0} µs") } else { format!("{:.1} ms", value / 1000.0) }
+}
+
+/// A whole number with its thousands apart.
+pub(crate) fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let parts: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    parts.join(",")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]

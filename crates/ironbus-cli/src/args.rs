@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use ironbus::Phase;
 use ironbus::event::Position;
 use ironbus::{Cursor, EventId, ExpectedVersion, KeyPattern, SessionId};
 
@@ -20,7 +22,7 @@ Examples:
   ironbus read --limit 5 --json | jq .payload
   ironbus verify --data ./ironbus-data     prove that the log is sound
 
-All commands but `serve` and `verify` talk to a running server (--url, IRONBUS_URL, or `[client] url` in \
+All commands but `serve`, `verify` and `session-token` talk to a running server (--url, IRONBUS_URL, or `[client] url` in \
 ironbus.toml; http://127.0.0.1:4466 where nothing is said), or work straight on a data directory (--data, \
 or `[client] data`). Reading works beside a running server; appending and importing need the directory for \
 themselves.
@@ -62,10 +64,28 @@ pub(crate) enum Command {
     Tail(Tail),
     /// Show how the server or the log is
     Status(Status),
+    /// Take a log from one process to many nodes, step by step, and back
+    Migrate(Migrate),
     /// Walk a log and prove that it is sound
     Verify(Verify),
+    /// Copy a log while its server runs, or bring an earlier copy up to date
+    Backup(Backup),
+    /// Make a log out of a copy, under a new epoch
+    Restore(Restore),
+    /// Make a copy of a log the one that counts: begin a new epoch
+    Promote(Promote),
+    /// Print a token that shows one session's events
+    SessionToken(SessionToken),
     /// Print a completion script for a shell
     Completions(Completions),
+}
+
+/// A log's directory, for what works on it without a server.
+#[derive(Debug, Args)]
+pub(crate) struct DataDirectory {
+    /// The log's data directory [default: ./ironbus-data]
+    #[arg(long, value_name = "DIR", env = "IRONBUS_DATA")]
+    pub(crate) data: Option<PathBuf>,
 }
 
 /// Where the log is found.
@@ -80,7 +100,8 @@ pub(crate) struct Where {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
-    /// Send this operator token to the server, which then shows session-scoped events too
+    /// Send this token to the server, which then shows session-scoped events too: all with an operator's
+    /// token, one session's with a token of that session
     #[arg(long, env = "IRONBUS_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
 }
@@ -90,6 +111,8 @@ pub(crate) struct Where {
 Examples:
   ironbus serve
   ironbus serve --data /var/lib/ironbus --listen 127.0.0.1:8080
+  ironbus serve --zenoh-listen tcp/127.0.0.1:7447
+  ironbus serve --edge --connect tcp/127.0.0.1:7447 --listen 127.0.0.1:4467
   IRONBUS_OPERATOR_TOKEN=$(cat token) ironbus serve
 
 Prints one line `listening on http://ADDRESS:PORT` to standard output once it answers (with --listen \
@@ -114,13 +137,131 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TOKEN", env = "IRONBUS_OPERATOR_TOKEN", hide_env_values = true)]
     pub(crate) operator_token: Option<String>,
 
-    /// Let pages of this origin read from here, for example https://app.example.org; may be repeated
+    #[command(flatten)]
+    pub(crate) secret: SessionSecret,
+
+    /// Let pages of this origin read from here, with their session's cookie, for example https://app.example.org; may be repeated
     #[arg(long, value_name = "ORIGIN", env = "IRONBUS_CORS_ORIGINS", value_delimiter = ',')]
     pub(crate) cors_origin: Vec<String>,
 
     /// Listen on an address that isn't loopback although nothing is encrypted or authenticated
     #[arg(long, env = "IRONBUS_ALLOW_PLAINTEXT_REMOTE")]
     pub(crate) allow_plaintext_remote: bool,
+
+    #[command(flatten)]
+    pub(crate) network: Network,
+}
+
+/// How a node reaches others.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Many nodes (Zenoh)")]
+pub(crate) struct Network {
+    /// Have no database (--data isn't used): append, load and follow through the store node that is connected to
+    #[arg(long)]
+    pub(crate) edge: bool,
+
+    /// What this node is called by others [default: the name of the machine and the process]
+    #[arg(long, value_name = "NAME", env = "IRONBUS_NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Let other nodes connect here, for example tcp/127.0.0.1:7447; may be repeated
+    #[arg(long, value_name = "ENDPOINT", env = "IRONBUS_ZENOH_LISTEN", value_delimiter = ',')]
+    pub(crate) zenoh_listen: Vec<String>,
+
+    /// Connect to another node or a router, for example tcp/10.0.0.1:7447; may be repeated
+    #[arg(
+        long,
+        visible_alias = "connect",
+        value_name = "ENDPOINT",
+        env = "IRONBUS_ZENOH_CONNECT",
+        value_delimiter = ','
+    )]
+    pub(crate) zenoh_connect: Vec<String>,
+
+    /// Be a client of the router that is connected to, instead of a peer
+    #[arg(long)]
+    pub(crate) zenoh_client: bool,
+
+    /// Begin with this Zenoh configuration (JSON5); what is said here wins over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_config: Option<PathBuf>,
+
+    /// The log that an edge node belongs to, where there are several on the network
+    #[arg(long, value_name = "STORE_ID", requires = "edge")]
+    pub(crate) store: Option<uuid::Uuid>,
+
+    /// The authority's certificate, for tls/ endpoints (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_ca: Option<PathBuf>,
+
+    /// This node's certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_cert: Option<PathBuf>,
+
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_key: Option<PathBuf>,
+
+    /// Both sides show a certificate (mutual TLS)
+    #[arg(long)]
+    pub(crate) zenoh_mtls: bool,
+
+    /// Who this node is to others; its password is taken from IRONBUS_ZENOH_PASSWORD or the configuration
+    #[arg(long, value_name = "NAME")]
+    pub(crate) zenoh_user: Option<String>,
+
+    /// A file of `name:password` lines: who may connect to this node, and nobody else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_users: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The copy is a data directory with a log as it was when the last page was read: `ironbus verify`, `export` and `read` \
+take it with --data. Called again, only what is new is copied. Every event is checked against the log's hash chain. \
+Don't serve a copy: restore it.
+
+Examples:
+  ironbus backup /backups/shop
+  ironbus verify --data /backups/shop")]
+pub(crate) struct Backup {
+    /// The directory of the copy; made if it isn't there
+    #[arg(value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataDirectory,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Overwrites nothing: the data directory must hold no log. The log keeps its id and begins a new epoch after the copy's \
+last event. Readers that have seen what the copy hasn't are told to begin anew; the others go on where they are.
+
+Example:
+  ironbus restore /backups/shop --data ./ironbus-data")]
+pub(crate) struct Restore {
+    /// The directory of the copy
+    #[arg(value_name = "DIR")]
+    pub(crate) from: PathBuf,
+    #[command(flatten)]
+    pub(crate) data: DataDirectory,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Makes a copy of a log, or the log of a node that was stopped, the one that counts: begins a new epoch after its \
+last event. Nodes of the old epoch stop accepting as soon as they hear of it. Readers go on where they are, as \
+far as this log has what they have seen; who has seen more is told to begin anew.
+
+Example:
+  ironbus promote --data ./ironbus-data")]
+pub(crate) struct Promote {
+    #[command(flatten)]
+    pub(crate) data: DataDirectory,
 }
 
 #[derive(Debug, Args)]
@@ -294,14 +435,119 @@ pub(crate) struct Status {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Walks every event: positions and sequences without holes, the hash chain, and SQLite's own integrity check.
-Works beside a running server. Ends with exit code 1 when something is wrong.")]
-pub(crate) struct Verify {
-    /// The data directory [default: ./ironbus-data]
-    #[arg(long, value_name = "DIR", env = "IRONBUS_DATA")]
-    pub(crate) data: Option<PathBuf>,
+The phases:
+  1 broadcast  events travel within one process
+  2 dual       events travel within the process and over Zenoh, and both are compared
+  3 zenoh      events travel over Zenoh, to any number of nodes
+
+No step needs a restart, and no subscription loses, repeats or reorders anything by one. A step forward \
+from dual needs parity of both buses; a step back needs nothing.
+
+Examples:
+  ironbus migrate status
+  ironbus migrate plan
+  ironbus migrate advance --to dual --reason 'three nodes from Monday on'
+  ironbus migrate rollback --to broadcast --reason 'trouble in the network'
+  ironbus migrate rollback --to broadcast --reason 'no Zenoh here' --data ./ironbus-data")]
+pub(crate) struct Migrate {
+    #[command(subcommand)]
+    pub(crate) action: MigrateAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateAction {
+    /// Show the phase, what is measured against the thresholds, and the last steps
+    Status(MigrateStatus),
+    /// Show what each step would do, and what is in its way
+    Plan(MigrateLook),
+    /// Go one phase forward
+    Advance(MigrateStep),
+    /// Go back to an earlier phase; straight on a data directory too, where no server runs
+    Rollback(MigrateStep),
+    /// Follow the status
+    Watch(MigrateLook),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateStatus {
+    /// Show at most so many of the last steps
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) history: usize,
     #[command(flatten)]
     pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateLook {
+    #[command(flatten)]
+    pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateStep {
+    /// The phase to go to: broadcast, dual or zenoh [default: the next, or the one before]
+    #[arg(long, value_name = "PHASE")]
+    pub(crate) to: Option<Phase>,
+    /// Why; recorded with the step
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Who takes the step; recorded with it [default: the user who runs this]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    #[command(flatten)]
+    pub(crate) form: Form,
+    #[command(flatten)]
+    pub(crate) target: Where,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Walks every event: positions and sequences without holes, the hash chain, the record of the log's migration, and \
+SQLite's own integrity check. Works beside a running server. Ends with exit code 1 when something is wrong.")]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) data: DataDirectory,
+    #[command(flatten)]
+    pub(crate) form: Form,
+}
+
+/// What signs session tokens.
+#[derive(Debug, Args)]
+pub(crate) struct SessionSecret {
+    /// The secrets of session tokens, one a line (the first signs, all verify): whoever sends a token of a
+    /// session sees its events. Without a file, IRONBUS_SESSION_SECRET may hold the secrets themselves
+    #[arg(long, value_name = "FILE", env = "IRONBUS_SESSION_SECRET_FILE")]
+    pub(crate) session_secret_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  openssl rand -base64 32 > secret
+  ironbus serve --session-secret-file secret
+  ironbus append Notice 1 --type Said --session s1
+  ironbus tail --after 0 --token $(ironbus session-token s1 --session-secret-file secret)
+
+In a browser the token is a cookie, which the application sets when it knows who is there; to try it, in the \
+console of the server's page:
+  document.cookie = 'ironbus_session=TOKEN; path=/'
+  new EventSource('/v1/sessions/s1/stream?after=0').onmessage = (m) => console.log(m.data)
+
+A stream ends when its token expires, and a browser reconnects with the cookie that it has by then. Where that \
+has expired too, the EventSource closes for good: the page has to get a new cookie, and open a new one.")]
+pub(crate) struct SessionToken {
+    /// The session's id
+    #[arg(value_parser = |text: &str| SessionId::new(text))]
+    pub(crate) session: SessionId,
+    /// How long the token is valid, for example 90s, 15m, 1h or 7d; it can't be taken back earlier
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
+    pub(crate) ttl: Duration,
+    #[command(flatten)]
+    pub(crate) secret: SessionSecret,
 }
 
 #[derive(Debug, Args)]
@@ -345,6 +591,14 @@ fn position(text: &str) -> Result<Position, String> {
     text.parse().map(Position).map_err(|_| "a position is a whole number from 0".to_owned())
 }
 
+fn ttl(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<jiff::Span>().ok();
+    let ttl = span.and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok());
+    ttl.and_then(|ttl| Duration::try_from(ttl).ok())
+        .filter(|ttl| !ttl.is_zero())
+        .ok_or_else(|| "use a duration such as 90s, 15m, 1h or 7d".to_owned())
+}
+
 fn event_id(text: &str) -> Result<EventId, uuid::Error> {
     uuid::Uuid::try_parse(text).map(EventId)
 }
@@ -368,5 +622,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_to_live_is_written_as_people_do() {
+        let seconds = |text: &str| super::ttl(text).map(|ttl| ttl.as_secs());
+        assert_eq!(["90s", "15m", "1h", "1h 30m", "7d"].map(seconds), [90, 900, 3600, 5400, 604_800].map(Ok));
+        for text in ["", "0s", "-1h", "1", "soon", "1y"] {
+            assert!(seconds(text).is_err_and(|said| said.contains("1h")), "{text}");
+        }
     }
 }

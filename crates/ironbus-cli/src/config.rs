@@ -4,11 +4,16 @@
 //! relative to the file. An unknown key is an error, because a misspelt one would be a setting lost.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use ironbus::MigrationOptions;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::network::Zenoh;
+use crate::secrets::Secret;
 
 /// The file that is read when none is named.
 const FILE: &str = "ironbus.toml";
@@ -23,7 +28,7 @@ pub(crate) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCAL
 pub(crate) const URL: &str = "http://127.0.0.1:4466";
 
 /// The data directory of a server by default.
-pub(crate) const DATA: &str = "./ironbus-data";
+const DATA: &str = "./ironbus-data";
 
 /// What a configuration file may say.
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -32,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) log: Option<String>,
     pub(crate) serve: Serve,
     pub(crate) client: Client,
+    pub(crate) zenoh: Zenoh,
 }
 
 /// The section `[serve]`: the server.
@@ -42,8 +48,48 @@ pub(crate) struct Serve {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) durability: Option<Durability>,
     pub(crate) operator_token: Option<String>,
+    pub(crate) session_secrets: Vec<Secret>,
+    pub(crate) session_secret_file: Option<PathBuf>,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) allow_plaintext_remote: bool,
+    pub(crate) migration: Migration,
+}
+
+impl Serve {
+    /// Where the log is: as the command line says, else the file, else the default.
+    pub(crate) fn data(&self, given: Option<PathBuf>) -> PathBuf {
+        given.or_else(|| self.data.clone()).unwrap_or_else(|| DATA.into())
+    }
+}
+
+/// The section `[serve.migration]`: what is too much for one process, and what counts as parity of both
+/// buses.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Migration {
+    pub(crate) sse_clients: Option<u64>,
+    pub(crate) events_per_second: Option<u64>,
+    pub(crate) sustained_seconds: Option<NonZeroU32>,
+    pub(crate) nodes: Option<u64>,
+    pub(crate) foreign_subscribers: Option<u64>,
+    pub(crate) parity_seconds: Option<NonZeroU32>,
+    pub(crate) parity_events: Option<u64>,
+}
+
+impl From<&Migration> for MigrationOptions {
+    fn from(file: &Migration) -> Self {
+        let mut options = Self::default();
+        let seconds = |seconds: NonZeroU32| Duration::from_secs(seconds.get().into());
+        let (thresholds, parity) = (&mut options.thresholds, &mut options.parity);
+        thresholds.sse_clients = file.sse_clients.unwrap_or(thresholds.sse_clients);
+        thresholds.events_per_second = file.events_per_second.unwrap_or(thresholds.events_per_second);
+        thresholds.sustained_over = file.sustained_seconds.map_or(thresholds.sustained_over, seconds);
+        thresholds.nodes = file.nodes.unwrap_or(thresholds.nodes);
+        thresholds.foreign_subscribers = file.foreign_subscribers.unwrap_or(thresholds.foreign_subscribers);
+        parity.window = file.parity_seconds.map_or(parity.window, seconds);
+        parity.min_events = file.parity_events.unwrap_or(parity.min_events);
+        options
+    }
 }
 
 /// The section `[client]`: where all other commands find the log.
@@ -92,8 +138,10 @@ impl Config {
         let mut config =
             Self::parse(&text).map_err(|wrong| Failure::usage(format!("{}{wrong}", path.display())))?;
         let directory = path.parent().unwrap_or(Path::new(""));
-        for data in [&mut config.serve.data, &mut config.client.data].into_iter().flatten() {
-            *data = directory.join(&*data);
+        let serve = &mut config.serve;
+        let paths = [&mut serve.data, &mut serve.session_secret_file, &mut config.client.data];
+        for path in paths.into_iter().flatten().chain(config.zenoh.files()) {
+            *path = directory.join(&*path);
         }
         Ok(config)
     }
@@ -113,6 +161,10 @@ impl Config {
             .map_err(|error| wrong(&error.path().to_string(), error.inner()))?;
         if config.client.url.is_some() && config.client.data.is_some() {
             return Err(": client: `url` and `data` exclude each other; keep one of them".into());
+        }
+        if !config.serve.session_secrets.is_empty() && config.serve.session_secret_file.is_some() {
+            let keys = "`session_secrets` and `session_secret_file`";
+            return Err(format!(": serve: {keys} exclude each other; keep one of them"));
         }
         Ok(config)
     }
@@ -175,8 +227,12 @@ mod tests {
             listen = "127.0.0.1:1"
             durability = "normal"
             operator_token = "t"
+            session_secrets = ["the newer one, which signs, of 32 bytes", "an older one, which verifies yet"]
             cors_origins = ["https://a.example"]
             allow_plaintext_remote = true
+            [serve.migration]
+            sse_clients = 50
+            parity_seconds = 5
             [client]
             url = "http://127.0.0.1:2"
             token = "u"
@@ -185,6 +241,10 @@ mod tests {
         .expect("valid");
         assert_eq!(config.serve.durability, Some(Durability::Normal));
         assert_eq!(config.serve.listen, "127.0.0.1:1".parse().ok());
+        assert_eq!(config.serve.session_secrets.len(), 2);
+        let migration = MigrationOptions::from(&config.serve.migration);
+        assert_eq!((migration.thresholds.sse_clients, migration.thresholds.events_per_second), (50, 800));
+        assert_eq!(migration.parity.window, Duration::from_secs(5));
         assert_eq!(config.client.token.as_deref(), Some("u"));
         assert_eq!(Config::parse("").expect("valid"), Config::default());
     }
@@ -197,12 +257,22 @@ mod tests {
         assert!(said.starts_with(":3: serve.lisen: unknown field `lisen`"), "{said}");
         let said = wrong("[serve]\ndurability = \"some\"\n");
         assert!(said.starts_with(":2: serve.durability: unknown variant `some`"), "{said}");
+        let short =
+            "[serve]\nsession_secrets = [\n  \"0123456789abcdef0123456789abcdef\",\n  \"secret\",\n]\n";
+        let said = wrong(short);
+        assert!(
+            said.starts_with(":2: serve.session_secrets[1]: a secret of 6 bytes can be guessed"),
+            "{said}"
+        );
         let said = wrong("[client]\nurl = 7\n");
         assert!(said.starts_with(":2: client.url: invalid type"), "{said}");
         let said = wrong("[serve\n");
         assert!(said.starts_with(":1: "), "{said}");
         let said = wrong("[client]\nurl = \"a\"\ndata = \"b\"\n");
         assert!(said.contains("exclude each other"), "{said}");
+        let secrets = "session_secrets = [\"0123456789abcdef0123456789abcdef\"]";
+        let said = wrong(&format!("[serve]\n{secrets}\nsession_secret_file = \"f\"\n"));
+        assert!(said.starts_with(": serve: `session_secrets` and"), "{said}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ Exit codes:
   0  done
   1  failed, or the log is not sound
   2  the command line or the configuration is wrong
-  3  conflict: another version than expected, or an event id that is taken
+  3  conflict: another version than expected, an event id that is taken, or something in the way of a step
   4  the server or the log can't be reached or used now; try again later
   5  the events given can't be stored (a bad line, a long name, not JSON)
   6  the log isn't the one that was being read (it was replaced): begin anew";
@@ -98,9 +98,23 @@ impl From<ironbus::store::OpenError> for Failure {
     }
 }
 
+impl From<ironbus::migration::StartError> for Failure {
+    fn from(error: ironbus::migration::StartError) -> Self {
+        use ironbus::migration::StartError;
+        match error {
+            StartError::Read(error) => error.into(),
+            StartError::NoZenoh { .. } => Self::usage(error),
+            other => Self::failed(other),
+        }
+    }
+}
+
 impl From<ironbus::ReadError> for Failure {
     fn from(error: ironbus::ReadError) -> Self {
-        let kind = if matches!(error, ironbus::ReadError::Closed) { Kind::Unavailable } else { Kind::Failed };
+        let kind = match error {
+            ironbus::ReadError::Closed | ironbus::ReadError::Unavailable { .. } => Kind::Unavailable,
+            _ => Kind::Failed,
+        };
         Self::new(kind, error)
     }
 }

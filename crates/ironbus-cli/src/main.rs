@@ -10,7 +10,9 @@ mod commands;
 mod config;
 mod failure;
 mod import;
+mod network;
 mod output;
+mod secrets;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -35,7 +37,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::read(cli.config.as_deref())?;
-    let usual = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    // What Zenoh says of itself at the start worries a reader for nothing; RUST_LOG shows it.
+    let usual = if matches!(cli.command, Command::Serve(_)) { "info,zenoh=error" } else { "warn" };
     log_to_stderr(cli.log.as_deref().or(config.log.as_deref()).unwrap_or(usual))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -49,7 +52,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 async fn dispatch(command: Command, config: &Config) -> Result<ExitCode, Failure> {
     match command {
-        Command::Serve(args) => commands::serve::run(args, &config.serve).await?,
+        Command::Serve(args) => commands::serve::run(args, config).await?,
         Command::Append(args) => commands::append::run(args, &config.client).await?,
         Command::Import(args) => commands::import::run(args, &config.client).await?,
         Command::Export(args) => commands::export::run(args, &config.client).await?,
@@ -57,7 +60,12 @@ async fn dispatch(command: Command, config: &Config) -> Result<ExitCode, Failure
         Command::Read(args) => commands::read::run(args, &config.client).await?,
         Command::Tail(args) => commands::tail::run(args, &config.client).await?,
         Command::Status(args) => commands::status::run(args, &config.client).await?,
+        Command::Migrate(args) => commands::migrate::run(args.action, &config.client).await?,
+        Command::Backup(args) => commands::backup::back_up_to(args, &config.serve).await?,
+        Command::Restore(args) => commands::backup::restore_from(args, &config.serve).await?,
+        Command::Promote(args) => commands::promote::run(args, &config.serve).await?,
         Command::Verify(args) => return commands::verify::run(args, &config.serve).await,
+        Command::SessionToken(args) => commands::session_token::run(&args, &config.serve)?,
         Command::Completions(_) => unreachable!("printed before anything is started"),
     }
     Ok(ExitCode::SUCCESS)

@@ -3,9 +3,15 @@
 //! Invariant: no control character of stored data reaches a terminal, which would obey it.
 
 use std::io::{BufWriter, IsTerminal, StdoutLock, Write};
+use std::os::fd::AsFd;
 
-use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ironbus::StoredEvent;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 use crate::args;
 
@@ -31,6 +37,27 @@ pub(crate) type Out = BufWriter<StdoutLock<'static>>;
 /// Standard output.
 pub(crate) fn out() -> Out {
     BufWriter::with_capacity(64 * 1024, std::io::stdout().lock())
+}
+
+/// Who reads standard output, for a command that may have nothing to write for long.
+pub(crate) struct Reader(Option<pipe::Sender>);
+
+impl Reader {
+    pub(crate) fn watch() -> Self {
+        // Only watched, never written: so it may stay a blocking pipe. What can't be watched, such as a
+        // file, has no reader that could go away.
+        let pipe = std::io::stdout().as_fd().try_clone_to_owned();
+        Self(pipe.and_then(pipe::Sender::from_owned_fd_unchecked).ok())
+    }
+
+    /// Returns once the other end of the pipe is closed, with the error that writing would give.
+    pub(crate) async fn gone(&self) -> std::io::Error {
+        let Some(pipe) = &self.0 else { return std::future::pending().await };
+        match pipe.ready(Interest::ERROR).await {
+            Ok(_) => std::io::ErrorKind::BrokenPipe.into(),
+            Err(error) => error,
+        }
+    }
 }
 
 /// Writes an event as one line of JSON.
@@ -92,7 +119,12 @@ pub(crate) enum Columns {
 pub(crate) struct EventTable {
     table: Table,
     columns: Columns,
+    /// The longest name of an aggregate so far, in characters.
+    longest: usize,
 }
+
+/// So much of an aggregate's name is shown also where payloads have little room for it.
+const SHOWN_NAME: usize = 22;
 
 impl EventTable {
     pub(crate) fn new(columns: Columns) -> Self {
@@ -108,7 +140,7 @@ impl EventTable {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
-        Self { table, columns }
+        Self { table, columns, longest: 0 }
     }
 
     pub(crate) fn push(&mut self, event: &StoredEvent) {
@@ -120,14 +152,21 @@ impl EventTable {
         let payload = Cell::new(cut(event.payload.as_str(), 400));
         let cells = match self.columns {
             Columns::Log => {
-                let aggregate = Cell::new(cut(&name(event), 32));
-                vec![position, recorded, aggregate, sequence, kind, payload]
+                let name = cut(&name(event), 32);
+                self.longest = self.longest.max(name.chars().count());
+                vec![position, recorded, Cell::new(name), sequence, kind, payload]
             }
             Columns::Aggregate => vec![sequence, position, recorded, kind, payload],
         };
         let mut row = comfy_table::Row::from(cells);
         row.max_height(1);
         self.table.add_row(row);
+        if let (Columns::Log, Some(column)) = (self.columns, self.table.column_mut(2)) {
+            let least = self.longest.min(SHOWN_NAME);
+            // With the space on both sides of it.
+            let least = u16::try_from(least + 2).expect("a short name");
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
+        }
     }
 }
 
@@ -145,6 +184,19 @@ pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
     let mut table = plain_table();
     for (name, value) in rows {
         table.add_row([Cell::new(name).add_attribute(Attribute::Bold), Cell::new(shown(value))]);
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// A table with a bold head; what doesn't fit into a line is wrapped.
+pub(crate) fn table<const N: usize>(
+    names: &[&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = plain_table();
+    table.set_header(names.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| Cell::new(shown(cell))));
     }
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
@@ -171,7 +223,8 @@ pub(crate) fn event_line(event: &StoredEvent, width: usize) -> String {
 
 /// The width of the terminal, or 80.
 pub(crate) fn width() -> usize {
-    plain_table().width().map_or(80, usize::from)
+    // A terminal that says 0 doesn't know.
+    plain_table().width().filter(|columns| *columns > 0).map_or(80, usize::from)
 }
 
 fn name(event: &StoredEvent) -> String {
@@ -179,7 +232,7 @@ fn name(event: &StoredEvent) -> String {
 }
 
 /// The text made safe and cut to a number of characters.
-fn cut(text: &str, most: usize) -> String {
+pub(crate) fn cut(text: &str, most: usize) -> String {
     let mut characters = text.chars();
     let start: String = characters.by_ref().take(most).collect();
     if characters.next().is_none() {
@@ -187,6 +240,17 @@ fn cut(text: &str, most: usize) -> String {
     }
     let start: String = start.chars().take(most.saturating_sub(1)).collect();
     format!("{}…", shown(&start))
+}
+
+/// Shows how many of how many events are done, on a terminal.
+pub(crate) fn events_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let visible = std::io::stderr().is_terminal();
+    bar.set_draw_target(if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+    let style =
+        ProgressStyle::with_template("{bar:24} {percent:>3}%  {human_pos} events  {per_sec}  {eta} left");
+    bar.set_style(style.expect("the template is well-formed"));
+    bar
 }
 
 #[cfg(test)]

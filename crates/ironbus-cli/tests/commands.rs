@@ -299,6 +299,89 @@ fn only_a_token_shows_session_scoped_events() {
 }
 
 #[test]
+fn a_session_token_shows_its_session_and_nothing_else_that_is_not_public() {
+    let here = directory();
+    let (older, newer) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
+    std::fs::write(here.path().join("secret"), format!("{newer}\n{older}\n")).expect("written");
+    let server = Server::start(here.path(), &["--session-secret-file", "secret"]);
+    let at_server = ["--url", &server.url];
+    for session in [&["--session", "s 1"][..], &["--session", "other"], &[]] {
+        let append = ["append", "T", "1", "--type", "E"];
+        lines(here.path(), &[&append[..], session, &at_server].concat());
+    }
+    let mint = |secrets: &str| {
+        let mut command = ironbus(here.path());
+        command.env("IRONBUS_SESSION_SECRET", secrets).args(["session-token", "s 1", "--ttl", "15m"]);
+        let output = command.output().expect("the binary runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+    };
+    for token in [mint(newer), mint(older), mint(&format!("{older}\n{newer}"))] {
+        let sequences = |command: &[&str]| -> Vec<u64> {
+            let events = lines(here.path(), &[command, &at_server, &["--token", &token]].concat());
+            events.iter().map(|event| event["sequence"].as_u64().expect("a number")).collect()
+        };
+        assert_eq!(sequences(&["read"]), [1, 3]);
+        assert_eq!(sequences(&["load", "T", "1"]), [1, 3]);
+        let tail = ["tail", "--after", "0", "--until-head"];
+        assert_eq!(sequences(&tail), [1, 3]);
+        assert_eq!(sequences(&[&tail[..], &["--pattern", "events/session/s 1/**"]].concat()), [1]);
+        let others = ["read", "--pattern", "events/session/other/**", "--token", &token];
+        assert_fails(here.path(), &[&others[..], &at_server].concat(), 1, &["session `other`", "token"]);
+    }
+    let forged = mint(&"x".repeat(32));
+    let read = [&["read", "--token", &forged][..], &at_server].concat();
+    assert_fails(here.path(), &read, 1, &["isn't signed"]);
+}
+
+#[test]
+fn a_session_secret_that_cannot_be_one_is_refused_with_its_place() {
+    let here = directory();
+    std::fs::write(here.path().join("short"), "0123456789abcdef0123456789abcdef\nsecret\n").expect("written");
+    std::fs::write(here.path().join("empty"), "\n").expect("written");
+    for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["session-token", "s"]] {
+        let by_file = |file| [command, &["--session-secret-file", file]].concat();
+        assert_fails(here.path(), &by_file("short"), 2, &["short, line 2: a secret of 6 bytes", "openssl"]);
+        assert_fails(here.path(), &by_file("empty"), 2, &["empty holds no secret"]);
+        assert_fails(here.path(), &by_file("none"), 2, &["none can't be read"]);
+        let output = ironbus(here.path()).env("IRONBUS_SESSION_SECRET", "secret").args(command).output();
+        let output = output.expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("IRONBUS_SESSION_SECRET, line 1: a secret of 6 bytes"), "{said}");
+    }
+    assert_fails(here.path(), &["session-token", "s"], 2, &["no secret", "--session-secret-file", "openssl"]);
+    assert_fails(here.path(), &["session-token", "s", "--ttl", "soon"], 2, &["1h"]);
+    std::fs::write(here.path().join("ironbus.toml"), "[serve]\nsession_secrets = [\"secret\"]\n")
+        .expect("written");
+    let says = ["ironbus.toml:2: serve.session_secrets[0]: a secret of 6 bytes"];
+    assert_fails(here.path(), &["session-token", "s"], 2, &says);
+    // A path in the file is relative to the file.
+    std::fs::create_dir(here.path().join("below")).expect("created");
+    std::fs::write(here.path().join("below/secret"), "0123456789abcdef0123456789abcdef").expect("written");
+    let toml = "[serve]\nsession_secret_file = \"secret\"\n";
+    std::fs::write(here.path().join("below/ironbus.toml"), toml).expect("written");
+    let output = run(here.path(), &["session-token", "s", "--config", "below/ironbus.toml"]);
+    assert!(output.status.success() && output.stdout.starts_with(b"ibs1.cw."), "{output:?}");
+}
+
+#[test]
+fn an_origin_that_no_browser_sends_is_refused_with_what_to_write() {
+    let here = directory();
+    for (origin, instead) in [
+        ("https://app.example.org/", "write https://app.example.org"),
+        ("HTTPS://App.example.org:443", "write https://app.example.org"),
+        ("*", "as a browser sends it"),
+        ("app.example.org", "as a browser sends it"),
+        ("null", "as a browser sends it"),
+    ] {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--cors-origin", origin];
+        assert_fails(here.path(), &serve, 2, &[origin, instead]);
+    }
+    let origins = "http://localhost:3000,https://app.example.org,capacitor://localhost";
+    Server::start(here.path(), &["--cors-origin", origins]);
+}
+
+#[test]
 fn a_tail_from_beyond_the_log_ends_with_6_and_shows_nothing() {
     let here = directory();
     let server = Server::start(here.path(), &[]);
@@ -386,4 +469,21 @@ fn completions_name_the_commands() {
     let output = run(here.path(), &["completions", "bash"]);
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("completions"));
+}
+
+#[test]
+fn a_promotion_begins_an_epoch_and_the_status_says_why() {
+    let place = directory();
+    let server = Server::start(place.path(), &[]);
+    let status = |from: [&str; 2]| lines(place.path(), &[&["status"][..], &from].concat()).remove(0);
+    let first = status(["--url", &server.url]);
+    assert_eq!((&first["epoch"], &first["epoch_began"]), (&1.into(), &Value::Null));
+    drop(server);
+    assert_eq!(status(["--data", "data"])["epoch_began"], Value::Null);
+    assert!(run(place.path(), &["promote", "--data", "data"]).status.success());
+    let why = "an operator promoted this log";
+    let second = status(["--data", "data"]);
+    assert_eq!((&second["epoch"], &second["epoch_began"]), (&2.into(), &why.into()));
+    let server = Server::start(place.path(), &[]);
+    assert_eq!(status(["--url", &server.url])["epoch_began"], why);
 }

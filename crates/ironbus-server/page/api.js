@@ -14,7 +14,10 @@ export class Problem extends Error {
 const PATIENCE = 10_000;
 
 async function get(path, accept, signal = AbortSignal.timeout(PATIENCE)) {
-  const response = await fetch(path, { headers: { accept }, signal, cache: "no-store" });
+  return answered(await fetch(path, { headers: { accept }, signal, cache: "no-store" }));
+}
+
+async function answered(response) {
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   throw new Problem(response.status, problem);
@@ -32,6 +35,17 @@ async function records(path, signal) {
 }
 
 export const status = async () => (await get("/v1/status", "application/json")).json();
+
+/** How the log's migration is: `{ status, plan, history }`. */
+export const migration = async (history) => (await get(`/v1/migration?history=${history}`, "application/json")).json();
+
+/** Takes a step of the migration (`advance` or `rollback`): `{ step, status }`. */
+export async function takeStep(way, step, token) {
+  const headers = { "content-type": "application/json", accept: "application/json" };
+  if (token) headers.authorization = `Bearer ${token}`;
+  const response = await fetch(`/v1/migration/${way}`, { method: "POST", headers, body: JSON.stringify(step) });
+  return (await answered(response)).json();
+}
 
 /** Throws a Problem with the server's reason if `pattern` isn't one. */
 export async function checkPattern(pattern, signal) {

@@ -8,6 +8,7 @@ import { Chart, Meter } from "./charts.js";
 import { aggregatePattern, bytes, count, duration, elapsed, plural, rate } from "./format.js";
 import { History } from "./history.js";
 import { EventList } from "./list.js";
+import { Migration } from "./migration.js";
 import { Stream } from "./stream.js";
 
 const EVERYTHING = "events/**";
@@ -23,6 +24,7 @@ const input = get("pattern");
 const meter = new Meter();
 const list = new EventList(get("events"), { limit: RECENT, newestFirst: true, href: historyHref, onDraw: drawCounts });
 const history = new History(historyHref);
+const migration = new Migration();
 const charts = {
   rate: new Chart(get("chart-rate"), { names: ["per second"], format: rate, least: 10 }),
   delivery: new Chart(get("chart-delivery"), { names: ["p50", "p99"], format: duration, least: 0.002 }),
@@ -31,6 +33,7 @@ const charts = {
 
 let stream = null;
 let status = null;
+let storeId = null;
 let received = 0;
 let duplicates = 0;
 let paused = false;
@@ -224,8 +227,11 @@ function drawStatus() {
   say("fact-size", bytes(status.log_bytes));
   say("fact-uptime", elapsed(status.uptime_seconds));
   say("fact-mode", status.mode);
-  say("fact-store", status.store_id);
-  say("fact-data", status.data);
+  say("fact-store", status.store_id ?? storeId ?? "not known yet");
+  say("fact-data", status.data ?? status.log);
+  // Of a node that can't reach its log, or may not write to it.
+  say("log-notice", status.ready ? "" : `This node isn’t ready: ${status.log}`);
+  get("log-notice").hidden = status.ready;
   say("version", `ironbus ${status.version}`);
   say("status-line", `head ${count(status.head)} · epoch ${status.epoch} · ${plural(status.sse_clients, "client")} · up ${elapsed(status.uptime_seconds)}`);
   drawEmpty();
@@ -233,10 +239,13 @@ function drawStatus() {
 
 async function pollStatus() {
   try {
-    const before = status;
+    const before = storeId;
     status = await api.status();
     drawStatus();
-    if (before && before.store_id !== status.store_id) {
+    migration.follow(status.phase);
+    // A node that can't reach its log doesn't say which it is.
+    storeId = status.store_id ?? before;
+    if (before && before !== storeId) {
       notice("The server now serves another log. What was shown is gone.");
       await open(looked());
     }
@@ -316,7 +325,7 @@ async function copy(button) {
 }
 
 function onKey(key) {
-  if (key.ctrlKey || key.metaKey || key.altKey || key.defaultPrevented || get("help").open) return;
+  if (key.ctrlKey || key.metaKey || key.altKey || key.defaultPrevented || document.querySelector("dialog[open]")) return;
   if (key.key === "Escape" && !get("history").hidden) {
     if (key.target !== input) get("history-close").click();
     return;

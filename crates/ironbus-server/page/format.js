@@ -36,12 +36,12 @@ export function elapsed(seconds) {
   return parts.join(" ");
 }
 
-/** Bytes in binary units: 23.4 MiB. */
+/** Bytes, as the command line says them too: 23.4 MB. */
 export function bytes(number) {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "kB", "MB", "GB", "TB"];
   let index = 0;
-  while (number >= 1024 && index < units.length - 1) {
-    number /= 1024;
+  while (number >= 1000 && index < units.length - 1) {
+    number /= 1000;
     index += 1;
   }
   return `${index === 0 || number >= 100 ? count(Math.round(number)) : number.toFixed(1)} ${units[index]}`;

@@ -4,12 +4,14 @@
 //! of your own. Loopback is the default place for it; see [`ServerOptions::check_host`].
 //!
 //! The way of a request: [`serve`] (connections, time limits, draining) → `routes/` → the node's store;
-//! what goes wrong leaves as a [`Problem`]; live events leave through `sse`.
+//! what goes wrong leaves as a [`Problem`]; live events leave through `sse`. What a request may see is
+//! decided by an [`Access`].
 
 mod access;
 mod body;
 pub mod cloudevents;
 mod metrics;
+mod operators;
 mod problem;
 mod routes;
 mod serve;
@@ -18,7 +20,11 @@ mod sse;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use access::{Access, Denied, OperatorToken, PublicAccess};
+pub use access::{
+    Access, AnyAccess, Denied, Grant, OperatorToken, PublicAccess, SessionSecret, SessionToken,
+    SessionTokens, ShortSecret,
+};
+pub use operators::Operators;
 pub use problem::Problem;
 pub use routes::router;
 pub use serve::serve;
@@ -40,10 +46,13 @@ pub struct ServerOptions {
     pub drain: Duration,
     /// How long a client may take for a request's head, and again for its body.
     pub request_timeout: Duration,
-    /// The origins of other pages that may read from here (`https://app.example.org`); none by default.
+    /// The origins of other pages that may read from here, with the cookie of their session, as browsers
+    /// send them (`https://app.example.org`, nothing behind the host or port); none by default.
     pub cors_origins: Vec<String>,
     /// Which session-scoped events a request may see.
     pub access: Arc<dyn Access>,
+    /// Who may take steps of the log's migration.
+    pub operators: Operators,
     /// Whether only requests to `localhost` or a loopback address are answered. On by default: it keeps
     /// a page from elsewhere from reaching a loopback server through a name of its own (DNS rebinding).
     pub check_host: bool,
@@ -61,6 +70,7 @@ impl Default for ServerOptions {
             request_timeout: Duration::from_secs(15),
             cors_origins: Vec::new(),
             access: Arc::new(PublicAccess),
+            operators: Operators::default(),
             check_host: true,
             max_connections: 16_384,
         }

@@ -36,7 +36,7 @@ pub(crate) struct Metrics {
     appends: Family<Outcome, Counter>,
     events_appended: Counter,
     append_seconds: Histogram,
-    pub(crate) sse_clients: Gauge,
+    sse_clients: Gauge,
     pub(crate) sse_events: Counter,
     head: Gauge,
     subscriptions: Gauge,
@@ -139,7 +139,7 @@ impl Metrics {
             let (then, from) = heads.get(heads.len().checked_sub(back + 1)?)?;
             let (now, to) = heads.back()?;
             #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-            let rate = (to - from) as f64 / now.duration_since(*then).as_secs_f64();
+            let rate = to.saturating_sub(*from) as f64 / now.duration_since(*then).as_secs_f64();
             Some(rate)
         };
         let longest = heads.len().saturating_sub(1);
@@ -147,9 +147,10 @@ impl Metrics {
     }
 
     /// Everything as Prometheus text.
-    pub(crate) fn encode(&self, head: u64, subscriptions: usize, log_bytes: u64) -> String {
+    pub(crate) fn encode(&self, head: u64, subscriptions: usize, streams: usize, log_bytes: u64) -> String {
         self.head.set(i64::try_from(head).unwrap_or(i64::MAX));
         self.subscriptions.set(i64::try_from(subscriptions).unwrap_or(i64::MAX));
+        self.sse_clients.set(i64::try_from(streams).unwrap_or(i64::MAX));
         self.log_bytes.set(log_bytes);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)

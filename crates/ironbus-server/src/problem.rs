@@ -130,6 +130,12 @@ impl From<AppendError> for Problem {
             AppendError::Closed => {
                 refused(StatusCode::SERVICE_UNAVAILABLE, "closing", "The server is shutting down")
             }
+            AppendError::Unavailable { .. } => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, "log-away", "The log can't be reached")
+            }
+            AppendError::Superseded { .. } => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, "superseded", "Another store node has the log")
+            }
             AppendError::Unknown(_) => refused(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "outcome-unknown",
@@ -148,13 +154,13 @@ impl From<AppendError> for Problem {
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
-        if matches!(error, ReadError::Closed) {
-            return Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "closing",
-                "The server is shutting down",
-                error.to_string(),
-            );
+        let unavailable = match &error {
+            ReadError::Closed => Some(("closing", "The server is shutting down")),
+            ReadError::Unavailable { .. } => Some(("log-away", "The log can't be reached")),
+            _ => None,
+        };
+        if let Some((kind, title)) = unavailable {
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, error.to_string());
         }
         tracing::error!(%error, "the log could not be read");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage", "The log can't be read", error.to_string())

@@ -8,7 +8,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ironbus::Node;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -83,20 +83,45 @@ async fn serve_connection(
             }
         }
     };
-    let Err(error) = ended else { return };
-    tracing::debug!(%error, "a connection ended");
     let parts = connection.into_parts();
-    // Where nothing was read the connection was only idle, and its client expects no answer.
-    if error.is_timeout() && !parts.read_buf.is_empty() {
-        let answer = Problem::head_timeout(request_timeout).into_http1();
-        let mut stream = parts.io.into_inner();
-        let send = async {
-            stream.write_all(answer.as_bytes()).await?;
-            stream.shutdown().await
-        };
-        // The client may be gone; it is told if it is still there.
-        let _ = tokio::time::timeout(Duration::from_secs(1), send).await;
+    let mut stream = parts.io.into_inner();
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended");
+        // Where nothing was read the connection was only idle, and its client expects no answer.
+        if error.is_timeout() && !parts.read_buf.is_empty() {
+            let answer = Problem::head_timeout(request_timeout).into_http1();
+            let send = async {
+                stream.write_all(answer.as_bytes()).await?;
+                stream.shutdown().await
+            };
+            // The client may be gone; it is told if it is still there.
+            let _ = tokio::time::timeout(LINGER, send).await;
+        }
     }
+    linger(stream).await;
+}
+
+/// How long a client that was answered may pause while it still sends; ten times as long in all.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How much it may still send.
+const LINGER_BYTES: usize = 64 << 20;
+
+/// Throws away what a client still sends that was answered before it had sent everything (a body that is too
+/// large, say). Closed at once, the connection would be reset, and the answer be lost on its way with it (RFC
+/// 9112, section 9.6).
+async fn linger(mut stream: TcpStream) {
+    let mut discarded = vec![0; 16 << 10];
+    let mut left = LINGER_BYTES;
+    let reading = async {
+        while left > 0 {
+            match tokio::time::timeout(LINGER, stream.read(&mut discarded)).await {
+                Ok(Ok(read)) if read > 0 => left = left.saturating_sub(read),
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(10 * LINGER, reading).await;
 }
 
 /// Accepts when there is room for a further connection.

@@ -7,14 +7,21 @@
 //!
 //! Control events (`resumed`, `caught_up`, `reset`) carry no id, so that they don't move the cursor that
 //! a browser resumes from. A bare `id:` moves it where nothing matched for a while.
+//!
+//! Invariant: nothing is sent once the credentials that the stream was opened with have expired. It ends
+//! then, so that its client comes again with new ones.
 
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, header};
 use http_body::Frame;
+use ironbus::node::OpenStream;
 use ironbus::{Cursor, Delivery, Epoch, StoredEvent, Subscription};
 use serde_json::json;
 use tokio::time::{Instant, Sleep};
@@ -30,28 +37,38 @@ const CHUNK: usize = 64 * 1024;
 pub(crate) struct SseBody {
     app: App,
     events: Subscription,
-    epoch: Epoch,
     names: bool,
     first: Option<Bytes>,
     heartbeat: Pin<Box<Sleep>>,
     /// Set while the log can't be read: the next try.
     pause: Option<Pin<Box<Sleep>>>,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// When the client's credentials expire, if they do.
+    expiry: Option<Pin<Box<Sleep>>>,
     ended: bool,
+    _open: OpenStream,
 }
 
 impl SseBody {
-    /// A body that begins with `hello` and then sends what `events` yields.
-    pub(crate) fn new(app: App, events: Subscription, epoch: Epoch, names: bool, hello: Bytes) -> Self {
-        app.metrics.sse_clients.inc();
+    /// A body that begins with `hello` and then sends what `events` yields, until the client's
+    /// credentials expire.
+    pub(crate) fn new(
+        app: App,
+        events: Subscription,
+        names: bool,
+        until: Option<SystemTime>,
+        hello: Bytes,
+    ) -> Self {
+        let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
         Self {
+            _open: app.node.count_stream(),
             events,
-            epoch,
             names,
             first: Some(hello),
             heartbeat: Box::pin(tokio::time::sleep(app.options.heartbeat)),
             pause: None,
             draining: Box::pin(app.draining.clone().cancelled_owned()),
+            expiry: left.map(|left| Box::pin(tokio::time::sleep(left))),
             ended: false,
             app,
         }
@@ -67,6 +84,13 @@ impl SseBody {
         if self.draining.as_mut().poll(context).is_ready() {
             self.ended = true;
             return Poll::Ready(Some(Bytes::from_static(b": the server is shutting down; reconnect\n\n")));
+        }
+        if self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(context).is_ready()) {
+            self.ended = true;
+            let retry = self.app.options.retry.as_millis();
+            let farewell =
+                format!(": the credentials have expired; reconnect with new ones\nretry: {retry}\n\n");
+            return Poll::Ready(Some(farewell.into()));
         }
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(context).is_pending() {
@@ -132,14 +156,16 @@ impl SseBody {
     }
 
     fn frame(&self, delivery: &Delivery) -> Bytes {
+        // Not the log's, which may be a later one already, without what is sent here.
+        let epoch = self.events.epoch();
         match delivery {
             Delivery::Event(event) => {
                 self.app.metrics.sse_events.inc();
-                if self.names { named(event, self.epoch) } else { event.sse_frame(self.epoch) }
+                if self.names { named(event, epoch) } else { event.sse_frame(epoch) }
             }
             Delivery::CaughtUp(position) => control("caught_up", &json!({ "position": position })),
             Delivery::Watermark(position) => {
-                format!("id: {}\n\n", Cursor { epoch: self.epoch, position: *position }).into()
+                format!("id: {}\n\n", Cursor { epoch, position: *position }).into()
             }
             Delivery::Reset(reason) => reset(&reason.to_string()),
         }
@@ -158,6 +184,20 @@ fn named(event: &StoredEvent, epoch: Epoch) -> Bytes {
     out.freeze()
 }
 
+/// A body of Server-Sent Events as a response that no cache keeps and no proxy holds back.
+pub(crate) fn event_stream(body: Body) -> Response {
+    let mut response = body.into_response();
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 /// A control event: a name and data, without an id.
 pub(crate) fn control(name: &str, data: &serde_json::Value) -> Bytes {
     format!("event: {name}\ndata: {data}\n\n").into()
@@ -166,12 +206,6 @@ pub(crate) fn control(name: &str, data: &serde_json::Value) -> Bytes {
 /// Says that the client's cursor isn't of this log, so that all it built from it must be forgotten.
 pub(crate) fn reset(reason: &str) -> Bytes {
     control("reset", &json!({ "reason": reason, "after": 0 }))
-}
-
-impl Drop for SseBody {
-    fn drop(&mut self) {
-        self.app.metrics.sse_clients.dec();
-    }
 }
 
 impl http_body::Body for SseBody {

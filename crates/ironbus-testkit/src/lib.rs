@@ -1,17 +1,26 @@
 //! What the tests of ironbus share: checkers of its promises, a contract suite for event stores, a model
-//! of appends, a store that tests step through, and the real logs.
+//! of appends, stores that tests step through and break, a faulty bus from a far store, a second bus, a disk
+//! that can be full, and the real logs.
 //!
 //! A checker says what is wrong rather than panicking, and each is itself tested by histories that are
 //! wrong. Nothing here is published.
 
 pub mod check;
 pub mod contract;
+pub mod disk;
+pub mod failing;
+pub mod far;
+pub mod faulty;
 pub mod model;
+#[cfg(all(feature = "net", target_os = "linux"))]
+pub mod net;
 pub mod real_log;
+pub mod second_bus;
 pub mod stepped;
 pub mod temp;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +42,19 @@ pub async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("waited {PATIENCE:?} in vain for: {what}"),
     }
+}
+
+/// The executable of an example, which `cargo test` builds before it runs the tests of the example's package.
+///
+/// # Panics
+///
+/// If it isn't there: a test that is run alone builds no examples.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let built = test.ancestors().nth(2).expect("tests lie in `deps`").join("examples").join(name);
+    assert!(built.exists(), "{} is missing: `cargo build --examples` builds it", built.display());
+    built
 }
 
 /// An aggregate with a name that is known to be good.

@@ -59,6 +59,15 @@ impl ModelLog {
         Sequence(self.versions.get(aggregate).copied().unwrap_or(0))
     }
 
+    /// Forgets the events after `kept`, as a copy that was made before them has never had them.
+    pub fn keep(&mut self, kept: Position) {
+        while self.events.last().is_some_and(|event| event.position > kept) {
+            let Some(event) = self.events.pop() else { break };
+            self.places.remove(&event.event_id);
+            self.versions.insert(event.aggregate.clone(), event.sequence.0 - 1);
+        }
+    }
+
     /// Appends, or says why not.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl SteppedStore {
         let limits = RingLimits { events: ring, bytes: usize::MAX };
         Self(Arc::new(Inner {
             log: Mutex::default(),
-            tail: Arc::new(Tail::new(Position::START, limits)),
+            tail: Arc::new(Tail::new(Epoch(1), Position::START, limits)),
             before: AtomicUsize::new(0),
             after: AtomicUsize::new(0),
             page: AtomicUsize::new(usize::MAX),

@@ -1,8 +1,25 @@
-//! Zenoh for ironbus. **So far only the language of keys**: the bus, the service of the store node and
-//! Zenoh as storage come later, and nothing here opens a session yet.
+//! Zenoh for ironbus: one log for many nodes.
 //!
-//! Keys and patterns of ironbus are Zenoh key expressions already, so the conversions only say so in the
-//! type system; they can't fail. That they can't, and that ironbus and Zenoh agree about what matches,
-//! is checked in `tests/keys.rs` with Zenoh's own matching as the oracle.
+//! [`ZenohOptions`] opens a session. [`StoreNode::join`] gives the log of a node to others and carries its
+//! events; [`EdgeNode::start`] makes a node that has no log, whose store is a [`ZenohEventStore`]. The way
+//! of an event goes on from the store node's publisher through [`bus`] to the edge node's follower
+//! (`ironbus::tail`), which asks [`remote`] for what the bus left out; `service` answers that.
+//! [`keys`] and [`wire`] are the language between them. [`storage`] is an event store without SQLite, whose log
+//! several nodes share.
 
+pub mod bus;
+pub mod config;
+pub mod edge;
+mod heartbeat;
 pub mod keys;
+pub mod remote;
+mod service;
+pub mod storage;
+pub mod store_node;
+pub mod wire;
+
+pub use bus::{Received, ZenohBus};
+pub use config::{ConfigError, Role, Tls, UserPassword, ZenohOptions};
+pub use edge::{EdgeNode, EdgeOptions};
+pub use remote::{Patience, ZenohEventStore};
+pub use store_node::{JoinError, StoreNode, StoreNodeOptions};

@@ -8,7 +8,7 @@ use ironbus::{Aggregate, EventKey, KeyPattern, Sequence, SessionId};
 use ironbus_zenoh::keys;
 use proptest::prelude::*;
 use proptest::sample::select;
-use zenoh_keyexpr::{OwnedKeyExpr, keyexpr};
+use zenoh::key_expr::{OwnedKeyExpr, keyexpr};
 
 /// Names as in real logs, everything that a key expression forbids or gives a meaning, and words that
 /// stand elsewhere in keys.

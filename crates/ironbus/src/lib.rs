@@ -5,7 +5,8 @@
 //!
 //! The way of an event reads in this order: [`store`] (append, group commit), [`tail`] (the log's end in
 //! memory, and who waits for what), [`subscription`] (replay, then live, without a seam). [`typed`] puts
-//! an application's own types on top; [`bus`] carries raw live events; [`node`] wires it all.
+//! an application's own types on top; [`cache`] keeps computed values true; [`bus`] carries raw live
+//! events; [`migration`] takes a log from one process to many nodes and back; [`node`] wires it all.
 //!
 //! ```
 //! use ironbus::{Aggregate, Append, EventFilter, EventStore, ExpectedVersion, Json, NewEvent};
@@ -31,8 +32,10 @@
 //! ```
 
 pub mod bus;
+pub mod cache;
 pub mod event;
 pub mod key;
+pub mod migration;
 pub mod node;
 pub mod publisher;
 pub mod store;
@@ -40,13 +43,14 @@ pub mod subscription;
 pub mod tail;
 pub mod typed;
 
-pub use bus::{BroadcastBus, EventBus, EventBusMode, EventSubscription};
+pub use bus::{BroadcastBus, DualEventBus, EventBus, EventBusMode, EventSubscription, event_key};
 pub use event::{
     Aggregate, Cursor, Epoch, EventId, Json, Metadata, NewEvent, Position, Sequence, SessionId, StoreId,
     StoredEvent,
 };
 pub use key::{Entitlement, EventFilter, EventKey, KeyPattern};
-pub use node::{Node, NodeOptions};
+pub use migration::{Migration, MigrationOptions, Phase};
+pub use node::{LogAccess, Node, NodeOptions};
 pub use store::{
     Append, AppendError, Appended, Durability, EventStore, ExpectedVersion, ReadError, SqliteEventStore,
     SqliteOptions,

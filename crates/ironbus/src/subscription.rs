@@ -6,8 +6,8 @@
 //! is too slow for the ring it reads the log again. So it holds at most one page of the log in memory and
 //! slows nobody.
 //!
-//! Invariant: `cursor` never goes back, every matching event at or before `cursor` has been delivered
-//! (or stands in `ready`), and none after it has.
+//! Invariant: `cursor` never goes back (but by a reset, which is told), every matching event at or before
+//! `cursor` has been delivered (or stands in `ready`), and none after it has.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -22,14 +22,15 @@ use tokio::time::{Instant, Sleep};
 use crate::event::{Cursor, Epoch, Position, StoredEvent};
 use crate::key::EventFilter;
 use crate::store::{EventStore, Page, ReadError, ResetReason};
-use crate::tail::{Looked, Slot, Tail, Waiting};
+use crate::tail::{Looked, Registered, Rewound, Slot, Tail, Waiting};
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// With the first event of the log.
     Beginning,
-    /// With the first event that is committed from now on.
+    /// With the first event that is committed from now on. On a node that hasn't found its log yet: with the
+    /// first one after where the log ends when the node finds it.
     Live,
     /// After a position of this log, as it is now. Beyond its head the subscription says
     /// [`Delivery::Reset`] and begins anew.
@@ -45,7 +46,8 @@ pub enum Delivery {
     /// A matching event.
     Event(Arc<StoredEvent>),
     /// Everything up to this position has been delivered: from now on events are live. Said again after
-    /// the subscription had fallen behind so far that it had to read the log. Only when asked for.
+    /// a reset, and after the subscription had fallen behind so far that it had to read the log. Only when
+    /// asked for.
     CaughtUp(Position),
     /// Everything up to this position has been looked at, although nothing matched lately; a checkpoint
     /// may advance. Only when asked for.
@@ -53,6 +55,17 @@ pub enum Delivery {
     /// The cursor isn't of this log's history: forget what was built from it. Everything follows from
     /// the beginning. Always said.
     Reset(ResetReason),
+}
+
+impl Delivery {
+    /// The event, if it is one.
+    #[must_use]
+    pub fn into_event(self) -> Option<Arc<StoredEvent>> {
+        match self {
+            Self::Event(event) => Some(event),
+            _ => None,
+        }
+    }
 }
 
 /// Events that match a filter, from a start on, without end. A [`Stream`].
@@ -65,6 +78,10 @@ pub struct Subscription {
     slot: Arc<Slot>,
     filter: EventFilter,
     cursor: Position,
+    /// The epoch that the cursor is of.
+    epoch: Epoch,
+    /// The rewinds of the tail that this subscription has taken note of.
+    rewinds: usize,
     mode: Mode,
     ready: VecDeque<Arc<StoredEvent>>,
     hints: VecDeque<Position>,
@@ -74,8 +91,10 @@ pub struct Subscription {
 }
 
 enum Mode {
-    /// Asks the store whether the cursor may be resumed; without an epoch, that in force is meant.
-    Resuming(Option<Epoch>, Option<Reading<ResumeCheck>>),
+    /// Waits until the tail has found its log: nothing can be said of it before.
+    Finding(Start),
+    /// Asks the store whether the cursor, which is of this epoch, may be resumed.
+    Resuming(Epoch, Option<Reading<ResumeCheck>>),
     /// Reads the log from the cursor.
     Log(Option<Reading<Page>>),
     /// Looks at every event of the ring after the cursor.
@@ -107,24 +126,32 @@ const PAGE: usize = 256;
 /// How many events of the ring are looked at before others get their turn.
 const LOOK: usize = 512;
 
+/// The cursor and the mode that a start means in a log that ends at `head`.
+fn begin(start: Start, head: Cursor) -> (Position, Mode) {
+    match start {
+        Start::Beginning => (Position::START, Mode::Ring),
+        Start::Live => (head.position, Mode::Live),
+        Start::After(position) if position <= head.position => (position, Mode::Ring),
+        Start::After(position) => (position, Mode::Resuming(head.epoch, None)),
+        Start::Resume(cursor) => (cursor.position, Mode::Resuming(cursor.epoch, None)),
+    }
+}
+
 impl Subscription {
     /// A subscription over a store and the tail that follows the same log.
     #[must_use]
     pub fn new(store: Arc<dyn EventStore>, tail: Arc<Tail>, filter: EventFilter, start: Start) -> Self {
-        let (slot, head) = tail.register(filter.clone());
-        let (cursor, mode) = match start {
-            Start::Live => (head, Mode::Live),
-            Start::Beginning => (Position::START, Mode::Ring),
-            Start::After(position) if position <= head => (position, Mode::Ring),
-            Start::After(position) => (position, Mode::Resuming(None, None)),
-            Start::Resume(cursor) => (cursor.position, Mode::Resuming(Some(cursor.epoch), None)),
-        };
+        let Registered { slot, found, head, rewinds } = tail.register(filter.clone());
+        let (cursor, mode) = begin(start, head);
+        let mode = if found { mode } else { Mode::Finding(start) };
         Self {
             store,
             tail,
             slot,
             filter,
             cursor,
+            epoch: head.epoch,
+            rewinds,
             mode,
             ready: VecDeque::new(),
             hints: VecDeque::new(),
@@ -156,10 +183,22 @@ impl Subscription {
         self.ready.front().map_or(self.cursor, |next| Position(next.position.0 - 1))
     }
 
+    /// The epoch of the log that what was yielded last, and the cursor, are of. The log may have gone over to
+    /// a later one since. 0 while the node hasn't found its log.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// How many pages of the log were read so far; it stays the same while the ring is enough.
     #[must_use]
     pub fn reads_of_log(&self) -> u64 {
         self.reads_of_log
+    }
+
+    /// How often the log was rewound so far, whether or not that took back what was yielded.
+    pub(crate) fn rewinds(&self) -> usize {
+        self.rewinds
     }
 
     /// The next delivery; `None` when the store is closed.
@@ -186,8 +225,40 @@ impl Subscription {
         }
     }
 
+    /// The next deliveries: waits for the first, and takes at most `most` of those that are ready with
+    /// it; `None` when the store is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] when the log can't be read; the next call tries again from the same cursor.
+    pub async fn next_batch(&mut self, most: usize) -> Option<Result<Vec<Delivery>, ReadError>> {
+        let mut batch = match self.next().await? {
+            Ok(first) => vec![first],
+            Err(error) => return Some(Err(error)),
+        };
+        let ready = std::future::poll_fn(|context| {
+            while batch.len() < most {
+                match self.poll(context) {
+                    Poll::Ready(Some(Ok(delivery))) => batch.push(delivery),
+                    // Nothing is lost: an error is met anew at the next call, and an end stays one.
+                    Poll::Ready(Some(Err(_)) | None) | Poll::Pending => break,
+                }
+            }
+            Poll::Ready(())
+        });
+        ready.await;
+        Some(Ok(batch))
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Delivery, ReadError>>> {
+        // What is looked at from here on may already be of a later epoch, without this having noticed.
+        let told = self.cursor();
         loop {
+            if self.rewinds != self.tail.rewinds()
+                && let Some(reset) = self.rewind(told)
+            {
+                return Poll::Ready(Some(Ok(reset)));
+            }
             if let Some(event) = self.ready.pop_front() {
                 if let Some(watermarks) = &mut self.watermarks {
                     watermarks.told = event.position;
@@ -195,6 +266,7 @@ impl Subscription {
                 return Poll::Ready(Some(Ok(Delivery::Event(event))));
             }
             let step = match self.mode {
+                Mode::Finding(start) => self.poll_found(start, context),
                 Mode::Resuming(..) => self.poll_resume(context),
                 Mode::Log(_) => self.poll_log(context),
                 Mode::Ring => self.look_at_ring(),
@@ -209,6 +281,22 @@ impl Subscription {
         }
     }
 
+    fn poll_found(&mut self, start: Start, context: &mut Context<'_>) -> Step {
+        let Some(began) = self.tail.began() else {
+            return match self.slot.take(context.waker()) {
+                Waiting::Nothing => Step::Wait,
+                Waiting::Closed => {
+                    self.mode = Mode::Ended;
+                    Step::Again
+                }
+                Waiting::Rewound | Waiting::Events { .. } => Step::Again,
+            };
+        };
+        (self.cursor, self.mode) = begin(start, began);
+        self.epoch = began.epoch;
+        Step::Again
+    }
+
     fn poll_resume(&mut self, context: &mut Context<'_>) -> Step {
         let Mode::Resuming(epoch, asking) = &mut self.mode else { return Step::Again };
         let (epoch, position) = (*epoch, self.cursor);
@@ -216,7 +304,6 @@ impl Subscription {
             let store = Arc::clone(&self.store);
             Box::pin(async move {
                 let head = store.head().await?;
-                let epoch = epoch.unwrap_or_else(|| head.lineage.epoch());
                 Ok(head.lineage.check(Cursor { epoch, position }, head.position))
             })
         });
@@ -231,11 +318,7 @@ impl Subscription {
                 Step::Again
             }
             Poll::Ready(Ok(Err(reason))) => {
-                self.cursor = Position::START;
-                self.mode = Mode::Ring;
-                if let Some(watermarks) = &mut self.watermarks {
-                    watermarks.told = Position::START;
-                }
+                self.begin_anew();
                 Step::Yield(Ok(Delivery::Reset(reason)))
             }
         }
@@ -255,8 +338,14 @@ impl Subscription {
                 *page = None;
                 self.failed(error)
             }
+            // The tail has more, so to ask again would be to ask without end.
+            Poll::Ready(Ok(page)) if page.through <= self.cursor => {
+                self.mode = Mode::Ring;
+                let reason = format!("it ends at {}, and more has been told of it", page.head);
+                Step::Yield(Err(ReadError::Unavailable { reason }))
+            }
             Poll::Ready(Ok(page)) => {
-                self.cursor = self.cursor.max(page.through);
+                self.cursor = page.through;
                 self.ready.extend(page.events);
                 self.mode = Mode::Ring;
                 Step::Again
@@ -271,6 +360,41 @@ impl Subscription {
             return Step::Again;
         }
         Step::Yield(Err(error))
+    }
+
+    /// The log went over to a later epoch: forgets what was read ahead and wasn't kept. Where the reader
+    /// knows that its cursor has been beyond that (`told`), begins anew.
+    fn rewind(&mut self, told: Position) -> Option<Delivery> {
+        // Where it begins comes first; and an end stays one.
+        if matches!(self.mode, Mode::Finding(_) | Mode::Ended) {
+            return None;
+        }
+        let Rewound { rewinds, epoch, kept, now } = self.tail.rewound_since(self.rewinds);
+        (self.rewinds, self.epoch) = (rewinds, now);
+        self.hints.clear();
+        if let Mode::Resuming(_, asking) = &mut self.mode {
+            // The answer may be on its way from the epoch that has ended: the new one is asked.
+            *asking = None;
+            return None;
+        }
+        self.mode = Mode::Ring;
+        if told <= kept {
+            self.ready.retain(|event| event.position <= kept);
+            self.cursor = self.cursor.min(kept);
+            return None;
+        }
+        self.ready.clear();
+        self.begin_anew();
+        Some(Delivery::Reset(ResetReason::BeyondEnd { epoch, position: told, end: kept }))
+    }
+
+    fn begin_anew(&mut self) {
+        self.cursor = Position::START;
+        self.mode = Mode::Ring;
+        self.catch_up_again();
+        if let Some(watermarks) = &mut self.watermarks {
+            watermarks.told = Position::START;
+        }
     }
 
     fn look_at_ring(&mut self) -> Step {
@@ -290,6 +414,10 @@ impl Subscription {
     fn fall_back_to_log(&mut self) {
         self.mode = Mode::Log(None);
         self.hints.clear();
+        self.catch_up_again();
+    }
+
+    fn catch_up_again(&mut self) {
         if let Some(caught_up) = &mut self.caught_up {
             *caught_up = CaughtUp::ToSay;
         }
@@ -325,6 +453,8 @@ impl Subscription {
                 }
                 Step::Again
             }
+            // Seen when the next round compares the rewinds.
+            Waiting::Rewound => Step::Again,
             Waiting::Closed => {
                 self.mode = Mode::Ended;
                 Step::Again

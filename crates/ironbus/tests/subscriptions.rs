@@ -13,7 +13,7 @@ use futures_util::Stream;
 use futures_util::future::join_all;
 use ironbus::event::{Cursor, Epoch, Position, SessionId, StoredEvent};
 use ironbus::key::{Entitlement, EventFilter};
-use ironbus::store::{Append, EventStore, ExpectedVersion};
+use ironbus::store::{Append, EventStore, ExpectedVersion, SqliteEventStore, SqliteOptions};
 use ironbus::subscription::{Delivery, Start, Subscription};
 use ironbus_testkit::check::{check_log, check_subscription};
 use ironbus_testkit::stepped::SteppedStore;
@@ -304,7 +304,7 @@ async fn follow(
             let mut next = Box::pin(subscription.next());
             match futures_util::poll!(&mut next) {
                 Poll::Ready(Some(Ok(Delivery::Event(event)))) => got.push(event),
-                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Ok(Delivery::CaughtUp(_)))) => {}
                 Poll::Ready(other) => panic!("{other:?}"),
                 Poll::Pending => tokio::task::yield_now().await,
             }
@@ -325,7 +325,7 @@ async fn follow(
             }
             delivery = subscription.next() => match delivery {
                 Some(Ok(Delivery::Event(event))) => got.push(event),
-                Some(Ok(_)) => {}
+                Some(Ok(Delivery::CaughtUp(_))) => {}
                 other => panic!("{other:?}"),
             },
         }
@@ -335,7 +335,7 @@ async fn follow(
         loop {
             match std::pin::Pin::new(&mut subscription).poll_next(context) {
                 Poll::Ready(Some(Ok(Delivery::Event(event)))) => got.push(event),
-                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Ok(Delivery::CaughtUp(_)))) => {}
                 Poll::Ready(other) => panic!("{other:?}"),
                 Poll::Pending if subscription.cursor() >= last => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -394,4 +394,29 @@ proptest! {
         let runtime = runtime.expect("a runtime can be built");
         runtime.block_on(within("readers at large", at_large(ring, plans, shapes)))?;
     }
+}
+
+/// A commit is in the file before its tail hears of it: here up to a twentieth of a second, because another
+/// handle writes.
+#[tokio::test]
+async fn a_reader_may_resume_after_whatever_it_has_read_also_before_the_tail_has_it() {
+    let temp = TempStore::new();
+    let writer = temp.open().await;
+    let store = SqliteEventStore::open_read_only(SqliteOptions::new(temp.path())).await.expect("it is there");
+    let mut ahead = 0;
+    for n in 1..=20 {
+        let append = Append::to(aggregate("A", "0"), ExpectedVersion::Any, vec![numbered(n)]);
+        writer.append(append).await.expect("nothing is in the way");
+        let page = store.read(Position::START, &EventFilter::everything(), 1000).await.expect("readable");
+        assert_eq!(page.through, Position(n));
+        ahead += u64::from(store.tail().head() < page.through);
+        let resumed = Start::Resume(Cursor { epoch: Epoch(1), position: page.through });
+        for start in [resumed, Start::After(page.through)] {
+            let mut events = store.subscribe(EventFilter::everything(), start).with_caught_up();
+            let next = within("what comes first", events.next()).await;
+            let first = next.expect("the store is open").expect("readable");
+            assert_eq!(first, Delivery::CaughtUp(page.through));
+        }
+    }
+    assert!(ahead > 0, "no reader was ahead of the tail, so nothing was tested");
 }

@@ -10,7 +10,7 @@ mod sse;
 
 use std::path::Path;
 
-use ironbus::store::{AggregatePage, Page};
+use ironbus::store::{AggregatePage, OpenError, Page};
 use ironbus::{
     Aggregate, Append, AppendError, Appended, Entitlement, EventFilter, EventId, EventStore, KeyPattern,
     NodeOptions, Position, Sequence, SqliteEventStore, SqliteOptions,
@@ -22,6 +22,7 @@ use crate::failure::{Failure, Kind};
 
 pub(crate) use follow::{Follow, Followed};
 pub(crate) use remote::Remote;
+pub(crate) use sse::{Frame, Parser};
 
 /// Where the log is.
 pub(crate) enum Backend {
@@ -38,6 +39,8 @@ pub(crate) enum Use {
     Read,
     /// Write it; a data directory is then created where there is none.
     Write,
+    /// Write it where there is one.
+    Change,
 }
 
 /// Why an append wasn't accepted, as far as a command acts on it.
@@ -75,7 +78,11 @@ impl From<AppendError> for Refused {
             }
             AppendError::Conflict { .. } => Kind::Conflict,
             AppendError::Invalid(_) => Kind::Input,
-            AppendError::StorageFull | AppendError::Closed | AppendError::Unknown(_) => Kind::Unavailable,
+            AppendError::StorageFull
+            | AppendError::Unavailable { .. }
+            | AppendError::Superseded { .. }
+            | AppendError::Closed
+            | AppendError::Unknown(_) => Kind::Unavailable,
             _ => Kind::Failed,
         };
         Self::Other(Failure::new(kind, message))
@@ -159,8 +166,13 @@ fn everything_of(pattern: &KeyPattern) -> EventFilter {
 
 async fn open(data: &Path, purpose: Use) -> Result<SqliteEventStore, Failure> {
     let options = SqliteOptions::new(data.join(NodeOptions::LOG_FILE));
-    if purpose == Use::Read {
-        return Ok(SqliteEventStore::open_read_only(options).await?);
+    match purpose {
+        Use::Read => return Ok(SqliteEventStore::open_read_only(options).await?),
+        Use::Change if !options.path.exists() => {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no log here");
+            return Err(OpenError::Io { path: options.path, source }.into());
+        }
+        Use::Change | Use::Write => {}
     }
     std::fs::create_dir_all(data).map_err(|error| {
         Failure::failed(format!("the data directory {} can't be created: {error}", data.display()))

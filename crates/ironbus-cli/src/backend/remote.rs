@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ironbus::migration::StepRequest;
 use ironbus::store::{AggregatePage, AggregateWrite, Page};
 use ironbus::{
     Aggregate, Append, Appended, Cursor, Epoch, EventId, ExpectedVersion, Json, KeyPattern, Position,
@@ -11,6 +12,7 @@ use ironbus::{
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::Refused;
 use crate::failure::{Failure, Kind};
@@ -227,6 +229,33 @@ impl Remote {
         url.query_pairs_mut()
             .append_pair("pattern", pattern.as_str())
             .append_pair("last_event_id", &cursor.to_string());
+        self.open(url).await
+    }
+
+    /// How the log's migration is, what could be done, and its last steps.
+    pub(crate) async fn migration(&self, history: usize) -> Result<Value, Failure> {
+        let mut url = self.at(&["v1", "migration"]);
+        url.query_pairs_mut().append_pair("history", &history.to_string());
+        self.understood(&self.get(url).await?)
+    }
+
+    /// Takes a step of the migration: `advance` or `rollback`.
+    pub(crate) async fn take_step(&self, way: &str, step: &StepRequest) -> Result<Value, Failure> {
+        let document = json!({ "to": step.to, "by": step.by, "reason": step.reason });
+        let request = self.http.post(self.at(&["v1", "migration", way]));
+        let request = request.header("content-type", "application/json").body(document.to_string());
+        let response = self.send(request.timeout(ANSWER)).await?;
+        let status = response.status();
+        let text = self.body(response).await?;
+        if status.is_success() { self.understood(&text) } else { Err(self.failure(status, &text)) }
+    }
+
+    /// Opens the stream of the migration's status.
+    pub(crate) async fn watch_migration(&self) -> Result<Response, Failure> {
+        self.open(self.at(&["v1", "migration", "watch"])).await
+    }
+
+    async fn open(&self, url: Url) -> Result<Response, Failure> {
         let response = self.send(self.http.get(url).header("accept", "text/event-stream")).await?;
         if response.status() == StatusCode::OK {
             return Ok(response);

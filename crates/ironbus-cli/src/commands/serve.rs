@@ -6,29 +6,46 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ironbus::{Node, NodeOptions};
-use ironbus_server::{Access, OperatorToken, PublicAccess, ServerOptions};
+use ironbus::event::StoreId;
+use ironbus::{LogAccess, MigrationOptions, Node, NodeOptions};
+use ironbus_server::{Access, AnyAccess, OperatorToken, Operators, ServerOptions};
+use ironbus_zenoh::{EdgeNode, EdgeOptions, StoreNode, StoreNodeOptions, ZenohOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::args;
-use crate::config::{DATA, LISTEN, Serve};
+use crate::config::{Config, LISTEN, Serve};
 use crate::failure::{Failure, Kind};
+use crate::network;
 use crate::output::count;
+use crate::secrets::session_tokens;
+
+/// Says something on standard error. Whoever listens there may be gone (`serve 2>&1 | head`); a server goes on.
+macro_rules! say {
+    ($($what:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($what)*);
+    }};
+}
 
 /// How long the node's own tasks may take to end once nobody is served any more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(crate) async fn run(args: args::Serve, config: &Serve) -> Result<(), Failure> {
-    let settings = Settings::of(args, config)?;
+pub(crate) async fn run(args: args::Serve, config: &Config) -> Result<(), Failure> {
+    let plaintext = args.allow_plaintext_remote || config.serve.allow_plaintext_remote;
+    let zenoh = network::options(&args.network, &config.zenoh, plaintext)?;
+    let name = network::name(&args.network, &config.zenoh);
+    let (edge, store_id) = (args.network.edge, args.network.store.map(StoreId));
+    let settings = Settings::of(args, &config.serve)?;
     let listener = bind(settings.listen).await?;
     let address = listener.local_addr()?;
-    let options = NodeOptions { durability: settings.durability, ..NodeOptions::new(&settings.data) };
-    let node = Node::open(options).await?;
+    let node = match &zenoh {
+        Some(options) if edge => start_edge(options, name, store_id).await?,
+        zenoh => start_store(&settings, zenoh.as_ref(), name).await?,
+    };
 
     let shutdown = CancellationToken::new();
     let signals = Signals::listen()?;
-    tell_start(&node, address).await?;
+    tell_start(&node, address, zenoh.as_ref()).await?;
     tokio::spawn(signals.drain_then_end(shutdown.clone()));
     let served = ironbus_server::serve(node.clone(), listener, settings.server, shutdown).await;
     let unfinished = node.shutdown(PATIENCE).await;
@@ -36,8 +53,33 @@ pub(crate) async fn run(args: args::Serve, config: &Serve) -> Result<(), Failure
         tracing::warn!(tasks = ?unfinished, "some tasks didn't end in time and were cut off");
     }
     served.map_err(|error| Failure::failed(format!("the server can't go on: {error}")))?;
-    eprintln!("stopped; every acknowledged event is stored");
+    say!("stopped; every acknowledged event is stored");
     Ok(())
+}
+
+/// A node with the log of the data directory, joined with others where that is asked for.
+async fn start_store(
+    settings: &Settings,
+    zenoh: Option<&ZenohOptions>,
+    name: String,
+) -> Result<Node, Failure> {
+    let options = NodeOptions { durability: settings.durability, ..NodeOptions::new(&settings.data) };
+    let node = Node::open(options).await?;
+    if let Some(zenoh) = zenoh {
+        let session = zenoh.open().await.map_err(|error| Failure::failed(error.to_string()))?;
+        let joined = StoreNode::join(&node, session, StoreNodeOptions { name }).await;
+        joined.map_err(|error| Failure::failed(error.to_string()))?;
+    }
+    node.start_migration(settings.migration).await?;
+    Ok(node)
+}
+
+/// A node without a database.
+async fn start_edge(zenoh: &ZenohOptions, name: String, store_id: Option<StoreId>) -> Result<Node, Failure> {
+    let session = zenoh.open().await.map_err(|error| Failure::failed(error.to_string()))?;
+    let options = EdgeOptions { store_id, whom: network::whom(zenoh), ..EdgeOptions::new(name) };
+    let started = EdgeNode::start(session, options).await;
+    Ok(started.map_err(|error| Failure::failed(error.to_string()))?.0)
 }
 
 /// What the flags, the environment and the file come to.
@@ -45,6 +87,7 @@ struct Settings {
     data: PathBuf,
     listen: SocketAddr,
     durability: ironbus::Durability,
+    migration: MigrationOptions,
     server: ServerOptions,
 }
 
@@ -58,24 +101,49 @@ impl Settings {
                  listen on 127.0.0.1 behind a proxy that does, or say --allow-plaintext-remote"
             )));
         }
-        let token = args.operator_token.or_else(|| config.operator_token.clone());
-        let access: Arc<dyn Access> = match token.as_deref().map(str::trim) {
-            Some(token) if !token.is_empty() => Arc::new(OperatorToken::new(token)),
-            _ => Arc::new(PublicAccess),
-        };
         let origins = if args.cors_origin.is_empty() { &config.cors_origins } else { &args.cors_origin };
+        for origin in origins {
+            check_origin(origin)?;
+        }
+        let token = args.operator_token.or_else(|| config.operator_token.clone());
+        let operator = token.as_deref().map(str::trim).filter(|token| !token.is_empty());
+        let sessions = session_tokens(args.secret.session_secret_file.as_deref(), config)?;
+        // Where anybody is told from others, be it operators by their token or sessions by theirs, or others reach
+        // the server, reaching it entitles to no step.
+        let everybody = loopback && operator.is_none() && sessions.is_none();
+        let operators = if everybody { Operators::Everybody } else { Operators::Entitled };
+        let operator = operator.map(|token| Arc::new(OperatorToken::new(token)) as Arc<dyn Access>);
+        let sessions = sessions.map(|tokens| Arc::new(tokens) as _);
+        let access = Arc::new(AnyAccess::new(operator.into_iter().chain(sessions).collect()));
         Ok(Self {
-            data: args.data.or_else(|| config.data.clone()).unwrap_or_else(|| DATA.into()),
+            data: config.data(args.data),
             listen,
+            migration: (&config.migration).into(),
             durability: args.durability.or(config.durability).map(Into::into).unwrap_or_default(),
             server: ServerOptions {
                 access,
+                operators,
                 cors_origins: origins.clone(),
                 check_host: loopback,
                 ..ServerOptions::default()
             },
         })
     }
+}
+
+/// Refuses what no browser sends as the origin of a page, because it would let nobody in.
+fn check_origin(origin: &str) -> Result<(), Failure> {
+    let url = reqwest::Url::parse(origin);
+    let instead = match &url {
+        // Only a scheme that browsers don't know, such as that of an app's web view, has no path at all.
+        Ok(url) if url.path().is_empty() && url.has_host() => return Ok(()),
+        Ok(url) if url.origin().is_tuple() => url.origin().ascii_serialization(),
+        _ => "each one as a browser sends it, for example https://app.example.org".to_owned(),
+    };
+    if instead == origin {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{origin}` isn't the origin of a page; write {instead}")))
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -97,14 +165,29 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Tells people what was opened, and programs that and where the server answers.
-async fn tell_start(node: &Node, address: SocketAddr) -> Result<(), Failure> {
-    let head = node.store().head().await?;
-    eprintln!("ironbus {}", env!("CARGO_PKG_VERSION"));
-    let (events, epoch) = (count(head.position.0, "event"), head.lineage.epoch());
-    eprintln!("  log     {} ({events}, epoch {epoch})", node.log_path().display());
-    eprintln!("  page    http://{address}/");
-    eprintln!("  stream  http://{address}/v1/stream?after=0");
-    eprintln!("  stop    Ctrl-C; a second one ends at once");
+async fn tell_start(node: &Node, address: SocketAddr, zenoh: Option<&ZenohOptions>) -> Result<(), Failure> {
+    say!("ironbus {}", env!("CARGO_PKG_VERSION"));
+    match node.log_path() {
+        Some(path) => {
+            let head = node.store().head().await?;
+            let (events, epoch) = (count(head.position.0, "event"), head.lineage.epoch());
+            say!("  log     {} ({events}, epoch {epoch})", path.display());
+        }
+        None => say!("  log     elsewhere: {}", node.log_access()),
+    }
+    if let Some(zenoh) = zenoh {
+        for (what, endpoints) in [("listens on", &zenoh.listen), ("connects to", &zenoh.connect)] {
+            if !endpoints.is_empty() {
+                say!("  zenoh   {what} {}", endpoints.join(", "));
+            }
+        }
+    }
+    if let LogAccess::Superseded { reason } = node.log_access() {
+        say!("  WARNING {reason}");
+    }
+    say!("  page    http://{address}/");
+    say!("  stream  http://{address}/v1/stream?after=0");
+    say!("  stop    Ctrl-C; a second one ends at once");
     // Whoever started us may not read this; that is no reason not to serve.
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
@@ -135,10 +218,10 @@ impl Signals {
 
     async fn drain_then_end(mut self, shutdown: CancellationToken) {
         self.next().await;
-        eprintln!("draining: requests under way may finish; a second signal ends at once");
+        say!("draining: requests under way may finish; a second signal ends at once");
         shutdown.cancel();
         self.next().await;
-        eprintln!("ended at once; every acknowledged event is stored");
+        say!("ended at once; every acknowledged event is stored");
         std::process::exit(130);
     }
 }

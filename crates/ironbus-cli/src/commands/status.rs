@@ -29,6 +29,7 @@ pub(crate) async fn run(args: args::Status, config: &Client) -> Result<(), Failu
             let document = json!({
                 "store_id": head.store_id,
                 "epoch": head.lineage.epoch(),
+                "epoch_began": store.epoch_began(),
                 "head": head.position,
                 "earliest": head.earliest,
                 "data": store.path().display().to_string(),
@@ -53,7 +54,8 @@ fn for_people(document: &Value, place: (&str, String)) -> String {
     let mut row = |name: &'static str, value: Option<String>| rows.extend(value.map(|value| (name, value)));
     row("version", text("version"));
     row("store", text("store_id"));
-    row("epoch", number("epoch").map(grouped));
+    let began = text("epoch_began").map_or(String::new(), |why| format!(", which began because {why}"));
+    row("epoch", number("epoch").map(|epoch| grouped(epoch) + &began));
     row("events", number("head").map(grouped));
     if document.get("version").is_some() {
         row("log", text("data"));

@@ -8,13 +8,14 @@ use crate::args;
 use crate::backend::{Backend, Followed, Use};
 use crate::config::Client;
 use crate::failure::Failure;
-use crate::output::{Form, event_line, out, width, write_line};
+use crate::output::{Form, Reader, event_line, out, width, write_line};
 
 pub(crate) async fn run(args: args::Tail, config: &Client) -> Result<(), Failure> {
     let mut left = args.limit.unwrap_or(u64::MAX);
     let backend = Backend::find(&args.target, config, Use::Read).await?;
     let mut follow = backend.follow(&args.pattern, args.after).await?;
     let (form, mut out, width) = (Form::choose(args.form), out(), width());
+    let reader = Reader::watch();
     while left > 0 {
         let followed = {
             let mut next = std::pin::pin!(follow.next());
@@ -23,7 +24,10 @@ pub(crate) async fn run(args: args::Tail, config: &Client) -> Result<(), Failure
                 Poll::Ready(followed) => followed,
                 Poll::Pending => {
                     out.flush()?;
-                    next.await
+                    tokio::select! {
+                        followed = next => followed,
+                        error = reader.gone() => return Err(error.into()),
+                    }
                 }
             }
         };

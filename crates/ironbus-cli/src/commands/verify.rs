@@ -1,22 +1,21 @@
 //! `ironbus verify`: walks a log and proves that it is sound.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ironbus::NodeOptions;
 use ironbus::store::sqlite::{Verification, verify};
 use serde_json::json;
 
 use crate::args;
-use crate::config::{DATA, Serve};
+use crate::config::Serve;
 use crate::failure::Failure;
-use crate::output::{Form, count, out, shown};
+use crate::output::{Form, count, events_bar, out, shown};
 
 pub(crate) async fn run(args: args::Verify, config: &Serve) -> Result<ExitCode, Failure> {
-    let data = args.data.or_else(|| config.data.clone()).unwrap_or_else(|| DATA.into());
+    let data = config.data(args.data.data);
     let path = NodeOptions::new(data).log_path();
-    let bar = progress_bar();
+    let bar = events_bar();
     let (told, walked) = (bar.clone(), path.clone());
     let walk = tokio::task::spawn_blocking(move || {
         verify(&walked, |done, of| {
@@ -36,6 +35,8 @@ pub(crate) async fn run(args: args::Verify, config: &Serve) -> Result<ExitCode, 
                 "aggregates": found.aggregates,
                 "head": found.head,
                 "chain": found.chain,
+                "phase": found.phase,
+                "migration_steps": found.steps,
                 "faults": faults,
             });
             writeln!(out, "{document}")?;
@@ -62,14 +63,4 @@ fn tell(out: &mut impl Write, found: &Verification, path: &std::path::Path) -> s
         writeln!(out, "  … and perhaps more: the walk ended there")?;
     }
     writeln!(out, "Keep a copy of the data directory as it is, and restore a backup.")
-}
-
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    let visible = std::io::stderr().is_terminal();
-    bar.set_draw_target(if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
-    let style =
-        ProgressStyle::with_template("{bar:24} {percent:>3}%  {human_pos} events  {per_sec}  {eta} left");
-    bar.set_style(style.expect("the template is well-formed"));
-    bar
 }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 pub(crate) fn ironbus() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironbus"));
-    for name in ["IRONBUS_URL", "IRONBUS_DATA", "IRONBUS_TOKEN", "IRONBUS_CONFIG"] {
+    for name in ["IRONBUS_URL", "IRONBUS_DATA", "IRONBUS_TOKEN", "IRONBUS_CONFIG", "IRONBUS_SESSION_SECRET"] {
         command.env_remove(name);
     }
     command
@@ -27,9 +27,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    pub(crate) fn start_with(data: &Path, args: &[&str]) -> Self {
         let mut child = ironbus()
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -39,6 +44,15 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line).expect("readable");
         let url = line.trim().strip_prefix("listening on ").expect("it says where it listens").to_owned();
         Self { child, url }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the process has ended by itself, well.
+    pub(crate) fn ended(&mut self) {
+        assert!(self.child.wait().expect("it ends").success());
     }
 
     /// `kill -9`, and waits until the process is gone.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use crate::chromium::PATIENCE;
 use crate::logs::{LOGS, exported, find, source};
 use crate::proxy::Proxy;
 use crate::server::{Server, ironbus, succeed};
@@ -45,5 +46,27 @@ async fn tail_sees_every_event_once_and_in_order_through_three_cuts_while_an_imp
         tail.kill().expect("it follows for ever");
         tail.wait().expect("it ends");
         assert!(exported(&text) == expected, "the tail differs from its source");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_ends_as_soon_as_nobody_reads_it_without_waiting_for_an_event() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(data.path());
+    succeed(ironbus().args(["append", "--url", &server.url, "T", "1", "--type", "E"]));
+    let directory = data.path().to_str().expect("text");
+    for target in [["--url", &server.url], ["--data", directory]] {
+        // `head` goes after the only event that there is, `true` without having read anything.
+        for (reader, lines) in [("head -n 1", 1), ("true", 0)] {
+            let script = format!("\"$0\" tail --after 0 \"$@\" | {reader}");
+            let piped = tokio::process::Command::new("bash")
+                .args(["-o", "pipefail", "-c", &script, env!("CARGO_BIN_EXE_ironbus")])
+                .args(target)
+                .kill_on_drop(true)
+                .output();
+            let output = tokio::time::timeout(PATIENCE, piped).await.expect("it ends").expect("bash runs");
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+            assert_eq!(output.stdout.lines().count(), lines);
+        }
     }
 }

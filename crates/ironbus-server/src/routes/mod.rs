@@ -1,6 +1,7 @@
 //! The routes, one file for each thing that a client wants.
 
 mod append;
+mod migration;
 mod page;
 mod query;
 mod read;
@@ -14,11 +15,14 @@ use std::time::Duration;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
 use ironbus::Node;
 use tokio_util::sync::CancellationToken;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
+
+pub(crate) use query::entitlement;
 
 use crate::metrics::Metrics;
 use crate::{App, AppInner, Problem, ServerOptions};
@@ -28,16 +32,23 @@ use crate::{App, AppInner, Problem, ServerOptions};
 pub fn router(node: Node, options: ServerOptions, draining: CancellationToken) -> axum::Router {
     let app = App(Arc::new(AppInner { node, options, metrics: Metrics::new(), draining }));
     tokio::spawn(sample_rates(app.clone()));
-    let origins: Vec<HeaderValue> =
-        app.options.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let origins = app.options.cors_origins.clone();
+    let is_known = move |origin: &HeaderValue, _: &Parts| origins.iter().any(|known| *origin == **known);
     let cors = CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
+        .allow_origin(AllowOrigin::predicate(is_known.clone()))
+        // A page of these origins may send the cookie of its session; to no other is an answer shown.
+        .allow_credentials(AllowCredentials::predicate(is_known))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION]);
     axum::Router::new()
         .route("/v1/aggregates/{type}/{id}/events", get(read::aggregate).post(append::to_aggregate))
         .route("/v1/events", get(read::events).post(append::batch))
         .route("/v1/stream", get(stream::stream))
+        .route("/v1/sessions/{id}/stream", get(stream::session))
+        .route("/v1/migration", get(migration::show))
+        .route("/v1/migration/advance", post(migration::advance))
+        .route("/v1/migration/rollback", post(migration::rollback))
+        .route("/v1/migration/watch", get(migration::watch))
         .route("/v1/status", get(status::status))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))

@@ -10,7 +10,7 @@ const INDEX: &str = include_str!("../../page/index.html");
 const OPENAPI: &str = include_str!("../../openapi.json");
 
 /// The files of the page: name, content type, content.
-const ASSETS: [(&str, &str, &str); 10] = [
+const ASSETS: [(&str, &str, &str); 11] = [
     ("api.js", JAVASCRIPT, include_str!("../../page/api.js")),
     ("app.js", JAVASCRIPT, include_str!("../../page/app.js")),
     ("charts.js", JAVASCRIPT, include_str!("../../page/charts.js")),
@@ -19,6 +19,7 @@ const ASSETS: [(&str, &str, &str); 10] = [
     ("icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
     ("json.js", JAVASCRIPT, include_str!("../../page/json.js")),
     ("list.js", JAVASCRIPT, include_str!("../../page/list.js")),
+    ("migration.js", JAVASCRIPT, include_str!("../../page/migration.js")),
     ("stream.js", JAVASCRIPT, include_str!("../../page/stream.js")),
     ("style.css", "text/css; charset=utf-8", include_str!("../../page/style.css")),
 ];

@@ -8,10 +8,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use ironbus::{Aggregate, EventFilter, Position, Sequence, StoreId, StoredEvent};
+use ironbus::store::AggregatePage;
+use ironbus::{
+    Aggregate, Entitlement, EventFilter, EventStore, Position, ReadError, Sequence, StoreId, StoredEvent,
+};
 use serde::Deserialize;
 
-use super::query::{MOST, Strict, entitlement, filter, page_size};
+use super::query::{MOST, Strict, entitlement, filter, page_size, pattern};
 use crate::cloudevents::to_cloudevent;
 use crate::{App, Problem};
 
@@ -80,8 +83,7 @@ pub(super) async fn aggregate(
     let entitlement = entitlement(&app, &parts)?;
     let store = app.node.store();
     let after = query.after_sequence.unwrap_or_default();
-    let mut page = store.load(&aggregate, after, page_size(query.limit)?).await?;
-    page.events.retain(|event| entitlement.allows(event.session_id.as_ref()));
+    let page = load_visible(&*store, &aggregate, after, page_size(query.limit)?, &entitlement).await?;
     let version = page.version.0;
     let body = match form {
         Form::Json => document(&page.events, &format!(",\"version\":{version}")),
@@ -89,6 +91,28 @@ pub(super) async fn aggregate(
         Form::CloudEvents => cloudevents(&page.events, store.head().await?.store_id),
     };
     Ok(answer(form, body, [(VERSION, version)]))
+}
+
+/// A page of those events that may be seen. It is empty only where no more of them follow: a client that
+/// saw nothing could not ask for what comes after it.
+async fn load_visible(
+    store: &dyn EventStore,
+    aggregate: &Aggregate,
+    mut after: Sequence,
+    limit: usize,
+    entitlement: &Entitlement,
+) -> Result<AggregatePage, ReadError> {
+    let mut size = limit;
+    loop {
+        let mut page = store.load(aggregate, after, size).await?;
+        let through = page.events.last().map_or(page.version, |last| last.sequence);
+        page.events.retain(|event| entitlement.allows(event.session_id.as_ref()));
+        page.events.truncate(limit);
+        if !page.events.is_empty() || through >= page.version {
+            return Ok(page);
+        }
+        (after, size) = (through, MOST);
+    }
 }
 
 #[derive(Deserialize)]
@@ -107,7 +131,7 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let form = Form::wanted(&request)?;
     let (parts, _) = request.into_parts();
-    let filter = filter(&app, &parts, query.pattern.as_deref())?;
+    let (filter, _) = filter(&app, &parts, pattern(query.pattern.as_deref())?)?;
     let store = app.node.store();
     let after = query.after.unwrap_or_default();
     if form == Form::Lines && query.limit.is_none() {
@@ -136,10 +160,10 @@ async fn whole_log(app: App, after: Position, filter: EventFilter) -> Result<Res
         })?;
         let until = page.events.partition_point(|event| event.position <= head);
         let lines = Bytes::from(lines(&page.events[..until]));
-        Ok::<_, ironbus::ReadError>(Some((lines, (app, page.through, filter))))
+        Ok::<_, ReadError>(Some((lines, (app, page.through, filter))))
     });
     let mut response = Body::from_stream(pages).into_response();
-    set_type(&mut response, Form::Lines);
+    describe(&mut response, Form::Lines);
     for name in [THROUGH, HEAD] {
         response.headers_mut().insert(name, HeaderValue::from(head.0));
     }
@@ -179,14 +203,16 @@ fn cloudevents(events: &[Arc<StoredEvent>], store_id: StoreId) -> Vec<u8> {
 
 fn answer<const N: usize>(form: Form, body: Vec<u8>, numbers: [(HeaderName, u64); N]) -> Response {
     let mut response = body.into_response();
-    set_type(&mut response, form);
+    describe(&mut response, form);
     for (name, number) in numbers {
         response.headers_mut().insert(name, HeaderValue::from(number));
     }
     response
 }
 
-fn set_type(response: &mut Response, form: Form) {
-    let kind = HeaderValue::from_static(form.content_type());
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+fn describe(response: &mut Response, form: Form) {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    // What is shown depends on who asks: no cache may keep it for somebody else.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }

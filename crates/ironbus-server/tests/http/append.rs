@@ -1,7 +1,8 @@
 //! Appending over HTTP: what is stored, what a retry gets, what is refused and how.
 
-use crate::support::{Answer, Server};
+use crate::support::{Answer, PATIENCE, Server};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const EVENTS: &str = "/v1/aggregates/Todo/1/events";
 
@@ -112,6 +113,24 @@ async fn oversized_bodies_and_batches_are_refused_with_the_limit() {
     let endless = "x".repeat(5 << 20);
     assert!(server.post(EVENTS, endless).await.problem(413, "body-too-large").contains("4194304"));
     assert_eq!(server.get("/v1/events").await.json()["head"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_while_still_sending_reads_the_answer() {
+    let options = ironbus_server::ServerOptions { max_body_bytes: 1 << 20, ..Default::default() };
+    let server = Server::with(options).await;
+    let body = vec![b'x'; 16 << 20];
+    let head = format!(
+        "POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut connection = tokio::net::TcpStream::connect(server.address).await.expect("connects");
+    connection.write_all(head.as_bytes()).await.expect("sends");
+    connection.write_all(&body).await.expect("the server takes what it has no use for");
+    let mut answer = String::new();
+    let read = connection.read_to_string(&mut answer);
+    tokio::time::timeout(PATIENCE, read).await.expect("the server ends it").expect("readable");
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("body-too-large"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,11 +31,18 @@ impl Server {
     pub(crate) async fn with(options: ServerOptions) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let node = Node::open(NodeOptions::new(data.path())).await.expect("a new log opens");
+        Self::over(node, data, options).await
+    }
+
+    /// A server over a node whose log is in `data`.
+    pub(crate) async fn over(node: Node, data: tempfile::TempDir, options: ServerOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
         let served = tokio::spawn(serve(node.clone(), listener, options, stop.clone()));
-        Self { address, node, http: reqwest::Client::new(), stop, served, _data: data }
+        // A connection of its own for each request: one that was idle may be closed by the server just when it's used.
+        let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        Self { address, node, http, stop, served, _data: data }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -60,17 +67,35 @@ impl Server {
         assert_eq!(answer.status, 201, "{}", answer.text);
     }
 
+    /// A stream of another path than `/v1/stream`.
+    pub(crate) async fn stream_of(&self, path: &str) -> Stream {
+        let response = self.http.get(self.url(path)).send().await.expect("the server answers");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Stream { body: Box::pin(response.bytes_stream()), text: Vec::new() }
+    }
+
     pub(crate) async fn stream(&self, query: &str) -> Stream {
         self.stream_with(query, &[]).await
     }
 
     pub(crate) async fn stream_with(&self, query: &str, headers: &[(&str, &str)]) -> Stream {
-        let mut request = self.http.get(self.url(&format!("/v1/stream{query}")));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = request.send().await.expect("the server answers");
-        assert_eq!(response.status(), 200);
+        self.open(&format!("/v1/stream{query}"), headers).await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        Answer::of(self.request(path, headers)).await
+    }
+
+    fn request(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        let request = self.http.get(self.url(path));
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
+    }
+
+    /// Opens any stream.
+    pub(crate) async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Stream {
+        let response = self.request(path, headers).send().await.expect("the server answers");
+        assert_eq!(response.status(), 200, "{path}");
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         Stream { body: Box::pin(response.bytes_stream()), text: Vec::new() }
     }
@@ -86,7 +111,9 @@ impl Answer {
     pub(crate) async fn of(request: reqwest::RequestBuilder) -> Self {
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Self { status, headers, text: response.text().await.expect("a whole body") }
+        // A stream where an answer was expected never ends.
+        let text = tokio::time::timeout(PATIENCE, response.text()).await.expect("the answer ends");
+        Self { status, headers, text: text.expect("a whole body") }
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -117,7 +144,7 @@ pub(crate) struct Frame {
 impl Frame {
     fn parse(text: &str) -> Self {
         let mut frame = Self::default();
-        for line in text.lines() {
+        for line in text.trim_end_matches('\n').lines() {
             let (name, value) = line.split_once(':').unwrap_or((line, ""));
             let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
             match name {

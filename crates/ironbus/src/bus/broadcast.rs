@@ -2,27 +2,19 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use tokio::sync::broadcast;
-
-use super::{EventBus, EventBusMode, EventSubscription};
+use super::{EventBus, EventBusMode, EventSubscription, Listeners, PublishError, Side};
 use crate::event::StoredEvent;
 use crate::key::EventFilter;
 
-/// The bus within one process.
-///
-/// When its channel is full the oldest event leaves, and a listener that hadn't heard it is told how many
-/// it missed. Publishing never waits.
+/// The bus within one process. Publishing never waits and never fails.
 #[derive(Debug)]
-pub struct BroadcastBus {
-    sender: broadcast::Sender<Arc<StoredEvent>>,
-}
+pub struct BroadcastBus(Listeners);
 
 impl BroadcastBus {
-    /// A bus whose channel holds `capacity` events (rounded up to a power of two, at least 1).
+    /// A bus whose channel holds `capacity` events; see [`Listeners`] for what happens when it is full.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { sender: broadcast::Sender::new(capacity.max(1)) }
+        Self(Listeners::new(Side::Broadcast, capacity))
     }
 }
 
@@ -33,15 +25,14 @@ impl Default for BroadcastBus {
     }
 }
 
-#[async_trait]
 impl EventBus for BroadcastBus {
-    async fn publish(&self, event: &Arc<StoredEvent>) {
-        // An error only says that nobody listens.
-        let _ = self.sender.send(Arc::clone(event));
+    fn publish_all(&self, events: &[Arc<StoredEvent>]) -> Result<(), PublishError> {
+        events.iter().for_each(|event| self.0.tell(event));
+        Ok(())
     }
 
     fn subscribe(&self, filter: EventFilter) -> EventSubscription {
-        EventSubscription { filter, source: self.sender.subscribe() }
+        self.0.add(filter)
     }
 
     fn mode(&self) -> EventBusMode {
@@ -49,7 +40,11 @@ impl EventBus for BroadcastBus {
     }
 
     fn listeners(&self) -> usize {
-        self.sender.receiver_count()
+        self.0.count()
+    }
+
+    fn end_listeners(&self) {
+        self.0.end();
     }
 }
 
@@ -57,28 +52,50 @@ impl EventBus for BroadcastBus {
 mod tests {
     use super::*;
     use crate::bus::Heard;
-    use crate::event::{Aggregate, Sequence, test_event};
+    use crate::event::{Aggregate, Position, Sequence, test_event};
 
-    fn event(kind: &str, sequence: u64) -> Arc<StoredEvent> {
-        Arc::new(test_event(Aggregate::new(kind, "1").expect("valid"), Sequence(sequence), None))
+    fn publish(bus: &BroadcastBus, kind: &str, position: u64) {
+        let event = test_event(Aggregate::new(kind, "1").expect("valid"), Sequence(1), None);
+        let event = Arc::new(StoredEvent { position: Position(position), ..event });
+        bus.publish_all(&[event]).expect("never fails");
+    }
+
+    fn position(heard: Option<Heard>) -> Option<u64> {
+        match heard {
+            Some(Heard::Event(event)) => Some(event.position.0),
+            _ => None,
+        }
     }
 
     #[tokio::test]
     async fn a_listener_hears_what_matches_and_how_much_it_missed() {
         let bus = BroadcastBus::new(2);
-        bus.publish(&event("Todo", 1)).await;
+        publish(&bus, "Todo", 1);
         let pattern = "events/Todo/**".parse().expect("valid");
         let mut todos = bus.subscribe(EventFilter::public(pattern));
-        bus.publish(&event("User", 1)).await;
-        bus.publish(&event("Todo", 2)).await;
-        assert!(matches!(todos.next().await, Some(Heard::Event(event)) if event.sequence.0 == 2));
-        for sequence in 3..=6 {
-            bus.publish(&event("Todo", sequence)).await;
-        }
+        publish(&bus, "User", 2);
+        publish(&bus, "Todo", 3);
+        assert_eq!(position(todos.next().await), Some(3));
+        (4..=7).for_each(|position| publish(&bus, "Todo", position));
         assert_eq!(todos.next().await, Some(Heard::Missed(2)));
-        assert!(matches!(todos.next().await, Some(Heard::Event(event)) if event.sequence.0 == 5));
+        assert_eq!(position(todos.next().await), Some(6));
         drop(bus);
-        assert!(matches!(todos.next().await, Some(Heard::Event(event)) if event.sequence.0 == 6));
+        assert_eq!(position(todos.next().await), Some(7));
         assert_eq!(todos.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_listener_hears_ascending_positions_and_ends_with_its_bus() {
+        let bus = BroadcastBus::default();
+        let mut all = bus.subscribe(EventFilter::everything());
+        [1, 2, 2, 1, 3].into_iter().for_each(|position| publish(&bus, "Todo", position));
+        bus.end_listeners();
+        let mut later = bus.subscribe(EventFilter::everything());
+        publish(&bus, "Todo", 4);
+        for expected in 1..=3 {
+            assert_eq!(position(all.next().await), Some(expected));
+        }
+        assert_eq!((all.next().await, all.repeated()), (None, 2));
+        assert_eq!(position(later.next().await), Some(4));
     }
 }

@@ -5,34 +5,9 @@
 //! one line: where a payload has line breaks between its tokens (JSON allows them nowhere else), they
 //! become spaces. [`StoredEvent::write_json`] keeps them.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
 use bytes::Bytes;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::{Aggregate, Encoded, Epoch, EventId, Json, Metadata, Position, Sequence, SessionId, StoredEvent};
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document<'a> {
-    position: Position,
-    sequence: Sequence,
-    event_id: EventId,
-    #[serde(borrow)]
-    aggregate_type: Cow<'a, str>,
-    #[serde(borrow)]
-    aggregate_id: Cow<'a, str>,
-    #[serde(borrow)]
-    event_type: Cow<'a, str>,
-    schema_version: u32,
-    payload: Json,
-    metadata: Json,
-    #[serde(default, borrow)]
-    session_id: Option<Cow<'a, str>>,
-    recorded_at: Timestamp,
-}
+use super::{Epoch, StoredEvent};
 
 impl StoredEvent {
     /// Appends the event as JSON to `out`, the payload byte for byte.
@@ -69,15 +44,29 @@ impl StoredEvent {
 
     /// The event as one line of JSON, without a line break at its end. Built once, then shared.
     pub fn json_line(&self) -> Bytes {
-        self.encoded
-            .line
-            .get_or_init(|| {
-                let mut out = Vec::new();
-                self.write_json(&mut out);
-                join_lines(&mut out);
-                out.into()
-            })
-            .clone()
+        self.line().0.clone()
+    }
+
+    /// The event as JSON, the payload byte for byte: what [`Self::write_json`] writes. Shared with
+    /// [`Self::json_line`] where that is the same.
+    pub fn json(&self) -> Bytes {
+        let (line, is_exact) = self.line();
+        if *is_exact {
+            return line.clone();
+        }
+        let mut out = Vec::new();
+        self.write_json(&mut out);
+        out.into()
+    }
+
+    /// The line, and whether it is what [`Self::write_json`] writes.
+    fn line(&self) -> &(Bytes, bool) {
+        self.encoded.line.get_or_init(|| {
+            let mut out = Vec::new();
+            self.write_json(&mut out);
+            let is_exact = !join_lines(&mut out);
+            (out.into(), is_exact)
+        })
     }
 
     /// The event as an SSE frame, `id: {epoch}.{position}` and one `data:` line. Built once per node
@@ -101,51 +90,30 @@ impl StoredEvent {
         out.extend_from_slice(b"\n\n");
         out.into()
     }
-
-    /// Reads an event from the JSON that [`Self::write_json`] writes.
-    ///
-    /// # Errors
-    ///
-    /// Where the text isn't such a document, or holds a name that no event may have.
-    pub fn from_json(text: &[u8]) -> Result<Self, serde_json::Error> {
-        use serde::de::Error;
-        let document: Document<'_> = serde_json::from_slice(text)?;
-        let aggregate = Aggregate::new(&*document.aggregate_type, &*document.aggregate_id);
-        Ok(Self {
-            position: document.position,
-            sequence: document.sequence,
-            event_id: document.event_id,
-            aggregate: aggregate.map_err(serde_json::Error::custom)?,
-            event_type: Arc::from(&*document.event_type),
-            schema_version: document.schema_version,
-            payload: document.payload,
-            metadata: Metadata::new(document.metadata).map_err(serde_json::Error::custom)?,
-            session_id: document
-                .session_id
-                .map(|id| SessionId::new(&*id))
-                .transpose()
-                .map_err(serde_json::Error::custom)?,
-            recorded_at: document.recorded_at,
-            encoded: Encoded::default(),
-        })
-    }
 }
 
 fn write_text(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("writing text into memory can't fail");
 }
 
-/// A raw line break can only stand between the tokens of a JSON text, where it means a space.
-fn join_lines(json: &mut [u8]) {
+/// A raw line break can only stand between the tokens of a JSON text, where it means a space. Says whether
+/// there was one.
+fn join_lines(json: &mut [u8]) -> bool {
+    let mut joined = false;
     for byte in json {
         if matches!(byte, b'\n' | b'\r') {
             *byte = b' ';
+            joined = true;
         }
     }
+    joined
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
+    use super::super::{Aggregate, Encoded, EventId, Json, Metadata, Position, Sequence, SessionId};
     use super::*;
 
     fn event(payload: &str) -> StoredEvent {
@@ -184,6 +152,7 @@ mod tests {
         assert_eq!(frame.iter().filter(|&&byte| byte == b'\n').count(), 3);
         let mut whole = Vec::new();
         event.write_json(&mut whole);
+        assert_eq!(event.json(), whole);
         assert_eq!(StoredEvent::from_json(&whole).expect("valid").payload.as_str(), payload);
     }
 

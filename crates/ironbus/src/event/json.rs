@@ -47,6 +47,12 @@ impl Json {
         Self(text.into())
     }
 
+    /// Takes JSON that was checked.
+    pub(super) fn of_raw(raw: &RawValue) -> Self {
+        // What most metadata is: not worth a place in memory of its own.
+        if raw.get() == "{}" { Self::empty_object() } else { Self::trusted(raw.get().to_owned()) }
+    }
+
     /// Reads the text as a `T`.
     ///
     /// # Errors

@@ -3,9 +3,11 @@
 //! A [`NewEvent`] is what an application wants to say; a [`StoredEvent`] is what the log has
 //! accepted, with its place (position and sequence) and its time. A stored event never changes.
 
+mod decode;
 mod encode;
 mod ids;
 mod json;
+mod names;
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +19,7 @@ pub use ids::{
     Aggregate, Cursor, Epoch, EventId, InvalidCursor, InvalidName, Position, Sequence, SessionId, StoreId,
 };
 pub use json::Json;
+pub use names::Names;
 
 use ids::check_name;
 
@@ -72,6 +75,31 @@ impl NewEvent {
     #[must_use]
     pub fn for_session(self, session_id: SessionId) -> Self {
         Self { session_id: Some(session_id), ..self }
+    }
+
+    /// The event as a store holds it, at the place that the store has given it. For implementations of a store.
+    #[must_use]
+    pub fn into_stored(
+        self,
+        event_id: EventId,
+        aggregate: Aggregate,
+        sequence: Sequence,
+        position: Position,
+        recorded_at: Timestamp,
+    ) -> StoredEvent {
+        StoredEvent {
+            position,
+            sequence,
+            event_id,
+            aggregate,
+            event_type: self.event_type,
+            schema_version: self.schema_version,
+            payload: self.payload,
+            metadata: self.metadata,
+            session_id: self.session_id,
+            recorded_at,
+            encoded: Encoded::default(),
+        }
     }
 
     /// Says what keeps the event from being stored, if anything does.
@@ -218,7 +246,8 @@ pub struct StoredEvent {
 /// The shared encodings of one event.
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
-    line: OnceLock<Bytes>,
+    /// And whether joining its lines has left it as it was.
+    line: OnceLock<(Bytes, bool)>,
     sse: OnceLock<(Epoch, Bytes)>,
 }
 

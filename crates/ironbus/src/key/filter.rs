@@ -74,7 +74,8 @@ impl EventFilter {
     }
 
     /// The same for an event of which only its place is known yet.
-    pub(crate) fn matches_place(
+    #[must_use]
+    pub fn matches_place(
         &self,
         aggregate: &Aggregate,
         sequence: Sequence,

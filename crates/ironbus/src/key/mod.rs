@@ -10,6 +10,7 @@
 mod chunk;
 mod event_key;
 mod filter;
+mod index;
 mod pattern;
 
 pub use event_key::{EventKey, InvalidEventKey};
@@ -17,7 +18,8 @@ pub use filter::{Entitlement, EventFilter};
 pub use pattern::{InvalidPattern, KeyPattern};
 
 pub(crate) use event_key::KeyChunks;
-pub(crate) use pattern::{PatternChunk, Shape, sub_wild_matches};
+pub(crate) use index::{Hanging, Index};
+pub(crate) use pattern::Shape;
 
 /// The first chunk of every event key.
 pub(crate) const ROOT: &str = "events";

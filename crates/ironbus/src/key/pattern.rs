@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::event_key::KeyChunks;
+use super::event_key::{EventKey, KeyChunks};
 use super::{ROOT, SESSION, chunk};
 use crate::event::{Aggregate, InvalidName, Sequence, SessionId, StoredEvent};
 
@@ -21,7 +21,7 @@ pub struct KeyPattern {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum PatternChunk {
+pub(super) enum PatternChunk {
     /// Exactly this chunk.
     Literal(Box<str>),
     /// `*`: any one chunk.
@@ -148,8 +148,34 @@ impl KeyPattern {
 
     /// The session whose events the pattern selects, if it selects one session's alone.
     #[must_use]
-    pub fn only_session(&self) -> Option<&SessionId> {
-        if let Shape::Session(session) = &self.shape { Some(session) } else { None }
+    pub fn only_session(&self) -> Option<SessionId> {
+        use PatternChunk::Literal;
+        match &*self.chunks {
+            [Literal(_), Literal(scope), Literal(session), ..] if **scope == *SESSION => {
+                SessionId::new(&*chunk::decode(session)?).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// The aggregate, if the pattern matches only events of one without a session scope; and the
+    /// sequence, if it matches one event alone.
+    #[must_use]
+    pub fn only_aggregate(&self) -> Option<(Aggregate, Option<Sequence>)> {
+        if let Shape::Aggregate(aggregate) = &self.shape {
+            return Some((aggregate.clone(), None));
+        }
+        let (aggregate, sequence, session_id) = EventKey::parse(&self.text).ok()?;
+        session_id.is_none().then_some((aggregate, Some(sequence)))
+    }
+
+    /// The kind of aggregate, if the pattern matches just the events of one kind without a session scope.
+    #[must_use]
+    pub fn only_type(&self) -> Option<&str> {
+        match &self.shape {
+            Shape::Type(name) => Some(name),
+            _ => None,
+        }
     }
 
     /// Whether the event's key matches.
@@ -181,7 +207,7 @@ impl KeyPattern {
         walk(&self.chunks, &chunks)
     }
 
-    pub(crate) fn chunks(&self) -> &[PatternChunk] {
+    pub(super) fn chunks(&self) -> &[PatternChunk] {
         &self.chunks
     }
 
@@ -202,7 +228,7 @@ impl PatternChunk {
 
 impl Shape {
     fn of(chunks: &[PatternChunk]) -> Self {
-        use PatternChunk::{AnyNumber, Literal};
+        use PatternChunk::{Any, AnyNumber, Literal};
         let name = |chunk: &str| chunk::decode(chunk).map(std::borrow::Cow::into_owned);
         let known = match chunks {
             [Literal(_), AnyNumber] => Some(Self::Everything),
@@ -212,7 +238,8 @@ impl Shape {
             [Literal(_), Literal(kind), Literal(id), AnyNumber] if &**kind == SESSION => {
                 name(id).and_then(|id| SessionId::new(id).ok()).map(Self::Session)
             }
-            [Literal(_), Literal(kind), Literal(id), AnyNumber] => name(kind)
+            // The last chunk of such a key is its sequence, whichever it is.
+            [Literal(_), Literal(kind), Literal(id), AnyNumber | Any] if &**kind != SESSION => name(kind)
                 .zip(name(id))
                 .and_then(|(kind, id)| Aggregate::new(kind, id).ok())
                 .map(Self::Aggregate),
@@ -336,7 +363,7 @@ fn walk<K: AsRef<str>>(pattern: &[PatternChunk], key: &[K]) -> bool {
 }
 
 /// Whether `text` matches a chunk in which every `$*` stands for any characters.
-pub(crate) fn sub_wild_matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn sub_wild_matches(pattern: &[u8], text: &[u8]) -> bool {
     let Some(at) = pattern.windows(2).position(|pair| pair == b"$*") else { return pattern == text };
     let (head, rest) = (&pattern[..at], &pattern[at + 2..]);
     let Some(text) = text.strip_prefix(head) else { return false };
@@ -399,6 +426,24 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_within_one_session_says_whose_it_is() {
+        let only = |pattern: &str| {
+            let session = KeyPattern::parse(pattern).expect(pattern).only_session();
+            session.map(|session| session.as_str().to_owned())
+        };
+        for pattern in
+            ["events/session/s%2F1/**", "events/session/s%2F1/Todo/*/1", "events/session/s%2F1/Todo/**"]
+        {
+            assert_eq!(only(pattern).as_deref(), Some("s/1"), "{pattern}");
+        }
+        for pattern in
+            ["events/**", "events/session/**", "events/session/s$*/**", "**/session/1", "events/Todo/1/**"]
+        {
+            assert_eq!(only(pattern), None, "{pattern}");
+        }
+    }
+
+    #[test]
     fn patterns_become_canonical() {
         for (given, canonical) in [
             ("events/**/**", "events/**"),
@@ -427,7 +472,13 @@ mod tests {
 
     #[test]
     fn the_shortcuts_agree_with_the_walk() {
-        for pattern in ["events/**", "events/To%2Fdo/**", "events/Todo/a b/**", "events/session/s/**"] {
+        for pattern in [
+            "events/**",
+            "events/To%2Fdo/**",
+            "events/Todo/a b/**",
+            "events/Todo/a b/*",
+            "events/session/s/**",
+        ] {
             let pattern = KeyPattern::parse(pattern).expect(pattern);
             assert_ne!(*pattern.shape(), Shape::Other, "{pattern}");
             for key in ["events/To%2Fdo/1/1", "events/Todo/a b/9", "events/session/s/Todo/1/1"] {

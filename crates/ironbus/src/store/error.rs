@@ -11,7 +11,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum AppendError {
     /// An aggregate isn't at the expected version: load it, decide again, append again.
-    #[error("{aggregate} is at version {actual}, expected {expected}")]
+    #[error("{aggregate} is at version {actual}, expected {expected}; load it, decide again, append again")]
     Conflict {
         /// The aggregate.
         aggregate: Aggregate,
@@ -45,6 +45,18 @@ pub enum AppendError {
     /// The store can't be written by this process.
     #[error("the store was opened for reading only")]
     ReadOnly,
+    /// The log is elsewhere and can't be reached. Nothing was written: try again later.
+    #[error("the log can't be reached, so nothing was appended: {reason}")]
+    Unavailable {
+        /// Who is away, and since when.
+        reason: String,
+    },
+    /// Another store node has a later epoch of this log, so this one accepts no more.
+    #[error("this store node was superseded, so nothing was appended: {reason}")]
+    Superseded {
+        /// By whom, and what to do.
+        reason: String,
+    },
     /// The store is closed or closing.
     #[error("the store is closed")]
     Closed,
@@ -101,6 +113,12 @@ pub enum ReadError {
         /// Where, as far as it is known.
         place: String,
         /// What is wrong.
+        reason: String,
+    },
+    /// The log is elsewhere and can't be reached: try again later.
+    #[error("the log can't be reached: {reason}")]
+    Unavailable {
+        /// Who is away, and since when.
         reason: String,
     },
     /// The store is closed or closing.

@@ -44,12 +44,13 @@ pub enum ResetReason {
 }
 
 impl Lineage {
-    /// A lineage of these epochs; `None` if there are none or they don't ascend.
+    /// A lineage of these epochs; `None` if there are none or they don't ascend from 1.
     #[must_use]
     pub fn new(starts: Vec<EpochStart>) -> Option<Self> {
         let ascending =
             starts.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].after <= pair[1].after);
-        (ascending && !starts.is_empty()).then(|| Self(starts.into()))
+        let counted = starts.first().is_some_and(|first| first.epoch.0 > 0);
+        (ascending && counted).then(|| Self(starts.into()))
     }
 
     /// The epoch in force.
@@ -62,6 +63,14 @@ impl Lineage {
     #[must_use]
     pub fn starts(&self) -> &[EpochStart] {
         &self.0
+    }
+
+    /// The last position that this lineage has kept of what was written up to the end of `epoch`, one
+    /// before that in force: nothing of an epoch that it doesn't know.
+    #[must_use]
+    pub fn kept_of(&self, epoch: Epoch) -> Position {
+        let at = self.0.iter().position(|start| start.epoch == epoch);
+        at.and_then(|at| self.0.get(at + 1)).map_or(Position::START, |next| next.after)
     }
 
     /// Whether a reader may go on after `cursor` in this log, whose head is `head`.
@@ -100,5 +109,6 @@ mod tests {
         assert_eq!(check(3, 150), Ok(()));
         assert!(matches!(check(3, 151), Err(ResetReason::BeyondEnd { end: Position(150), .. })));
         assert_eq!(Lineage::new(vec![start(3, 0), start(1, 0)]), None);
+        assert_eq!(Lineage::new(vec![start(0, 0)]), None);
     }
 }

@@ -6,6 +6,8 @@
 //! contiguous from 1 in commit order, sequences contiguous from 1 within each aggregate.
 
 mod error;
+mod hash;
+mod journal;
 mod lineage;
 pub mod sqlite;
 
@@ -15,6 +17,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use error::{AppendError, InvalidAppend, ReadError};
+pub use hash::{CHAIN_START, ChainHash, chain};
+pub use journal::{
+    InvalidPhase, InvalidStep, Journal, JournalError, JournalPage, JournalStep, NewStep, Phase,
+};
 pub use lineage::{EpochStart, Lineage, ResetReason};
 pub use sqlite::{Durability, OpenError, SqliteEventStore, SqliteOptions};
 
@@ -68,6 +74,26 @@ pub trait EventStore: Send + Sync + 'static {
     /// Every matching event from `start` on, exactly once, in ascending position, for as long as the
     /// store is open.
     fn subscribe(&self, filter: EventFilter, start: Start) -> Subscription;
+}
+
+/// Reading the whole log: what following it needs.
+///
+/// A reader of a log elsewhere asks the epoch that its node's tail is in when it asks, and no other answers.
+#[async_trait]
+pub trait LogReader: Send + Sync + 'static {
+    /// As [`EventStore::read`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] when the log can't be read.
+    async fn read(&self, after: Position, filter: &EventFilter, limit: usize) -> Result<Page, ReadError>;
+}
+
+#[async_trait]
+impl<S: EventStore> LogReader for S {
+    async fn read(&self, after: Position, filter: &EventFilter, limit: usize) -> Result<Page, ReadError> {
+        EventStore::read(self, after, filter, limit).await
+    }
 }
 
 /// Which log this is and where it ends.
@@ -262,7 +288,8 @@ pub struct Appended {
 
 impl Appended {
     /// The result for events at these places.
-    pub(crate) fn new(events: Vec<Recorded>) -> Self {
+    #[must_use]
+    pub fn new(events: Vec<Recorded>) -> Self {
         let head = events.iter().map(|event| event.position).max().unwrap_or_default();
         Self { events, head }
     }

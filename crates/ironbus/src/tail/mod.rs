@@ -1,45 +1,84 @@
 //! The tail: the end of the log as one node knows it, and who waits for what comes next.
 //!
 //! One per node. On the store node the writer feeds it directly, after the commit and before the
-//! acknowledgement; so an acknowledged event is in the tail.
+//! acknowledgement; so an acknowledged event is in the tail. On a node without a log, [`follow`] merges
+//! what a bus and heartbeats tell and reads holes from the log.
 //!
 //! Invariants:
 //! - what is published is contiguous: a batch that would leave a hole is refused, what is already there
 //!   is dropped;
 //! - registering and publishing exclude each other, so that every matching event after the position that
-//!   `Tail::register` returns is noted in the slot: none is missed between replay and live;
+//!   `Tail::register` tells is noted in the slot: none is missed between replay and live;
 //! - an event is in the ring before its readers are told of it, and they are told of it before
 //!   [`Tail::head`] reaches it. So a reader that reads the head first and then finds its slot empty has
-//!   seen everything up to that head.
+//!   seen everything up to that head;
+//! - when the log goes over to a later epoch, every reader is told before it sees an event of that epoch.
 
-mod index;
+mod follow;
+mod merge;
 mod ring;
 mod slot;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 
+pub use follow::{Entrance, Follow, FollowOptions, Following, Heartbeat, NoRoom, Signal, follow};
+pub use merge::Merged;
 pub use ring::RingLimits;
 pub(crate) use slot::{Slot, Waiting};
 
-use crate::event::{Position, StoredEvent};
-use crate::key::{EventFilter, KeyChunks};
-use index::Index;
+use crate::event::{Cursor, Epoch, Position, StoredEvent};
+use crate::key::{EventFilter, Index, KeyChunks};
 use ring::Ring;
 
 /// The end of the log in memory, with an index of who waits for which events.
 pub struct Tail {
     ring: RwLock<Ring>,
+    limits: RingLimits,
     readers: Mutex<Readers>,
     head: AtomicU64,
+    epoch: AtomicU64,
+    /// How many later epochs there have been; changed under the lock of `readers`.
+    rewinds: AtomicUsize,
+    /// Wakes who waits for the head; costs next to nothing where nobody does.
+    moved: Notify,
 }
 
 #[derive(Default)]
 struct Readers {
-    index: Index,
+    index: Index<Arc<Slot>>,
     closed: bool,
+    /// Where the log ended when it was found; nothing where it was known from the start.
+    began: Option<Cursor>,
+    /// For each later epoch, the one before it and the last position that was kept of that. Grows with
+    /// the promotions that this process has lived through, which are an operator's acts.
+    kept: Vec<(Epoch, Position)>,
+}
+
+/// What registering gives a reader.
+pub(crate) struct Registered {
+    pub(crate) slot: Arc<Slot>,
+    /// Whether the tail had found its log.
+    pub(crate) found: bool,
+    /// Every matching event after this will be noted in the slot.
+    pub(crate) head: Cursor,
+    /// How many later epochs there had been.
+    pub(crate) rewinds: usize,
+}
+
+/// What has become of the log in later epochs.
+pub(crate) struct Rewound {
+    /// How many later epochs there have been.
+    pub(crate) rewinds: usize,
+    /// The epoch of which the least was kept.
+    pub(crate) epoch: Epoch,
+    /// The last position that was kept of it.
+    pub(crate) kept: Position,
+    /// The epoch in force.
+    pub(crate) now: Epoch,
 }
 
 /// A batch that doesn't follow what the tail has.
@@ -61,14 +100,90 @@ pub(crate) enum Looked {
 }
 
 impl Tail {
-    /// A tail that follows a log whose last position is `head`.
+    /// A tail that follows a log in this epoch whose last position is `head`. Epochs count from 1; with 0
+    /// the tail has still to find its log.
     #[must_use]
-    pub fn new(head: Position, limits: RingLimits) -> Self {
+    pub fn new(epoch: Epoch, head: Position, limits: RingLimits) -> Self {
         Self {
             ring: RwLock::new(Ring::new(head, limits)),
+            limits,
             readers: Mutex::default(),
             head: AtomicU64::new(head.0),
+            epoch: AtomicU64::new(epoch.0),
+            rewinds: AtomicUsize::new(0),
+            moved: Notify::new(),
         }
+    }
+
+    /// The epoch that the log is in.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Goes over to a later epoch, whose log ends at `head`, and which kept of the one in force the
+    /// positions up to `kept`; they may be more than have been published. What was published beyond is
+    /// forgotten, and what is published next follows `kept`; where nothing was kept, `head`.
+    ///
+    /// Every reader is told, also where the tail itself had nothing to forget: one that reads the log may be
+    /// ahead of it.
+    pub fn begin_epoch(&self, epoch: Epoch, kept: Position, head: Position) {
+        let mut wakers = Vec::new();
+        {
+            let mut readers = self.readers.lock();
+            readers.kept.push((self.epoch(), kept));
+            self.rewinds.store(readers.kept.len(), Ordering::Release);
+            // After that: who asks the log of this epoch has been told of it.
+            self.epoch.store(epoch.0, Ordering::Release);
+            // Before the head moves: a reader takes an empty slot for having seen all up to the head.
+            readers.index.all(&mut |slot| wakers.extend(slot.rewind()));
+            if kept < self.head() {
+                // Another log altogether: its readers read it, as when a log is found.
+                let after = if kept == Position::START { head } else { kept };
+                *self.ring.write() = Ring::new(after, self.limits);
+                self.head.store(after.0, Ordering::Release);
+            }
+        }
+        wakers.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    /// A tail that hadn't found its log yet has found it: it ends at `position`. Readers that were
+    /// registered before have waited for that.
+    pub(crate) fn start_at(&self, epoch: Epoch, position: Position) {
+        let mut wakers = Vec::new();
+        {
+            let mut readers = self.readers.lock();
+            *self.ring.write() = Ring::new(position, self.limits);
+            self.head.store(position.0, Ordering::Release);
+            self.epoch.store(epoch.0, Ordering::Release);
+            readers.began = Some(Cursor { epoch, position });
+            readers.index.all(&mut |slot| wakers.extend(slot.rewind()));
+        }
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        self.moved.notify_waiters();
+    }
+
+    /// Whether the tail knows its log. One that follows a log elsewhere may not have found it yet.
+    #[must_use]
+    pub fn has_log(&self) -> bool {
+        self.epoch().0 > 0
+    }
+
+    /// Where the log ended when it was found, once it was.
+    pub(crate) fn began(&self) -> Option<Cursor> {
+        self.readers.lock().began
+    }
+
+    pub(crate) fn rewinds(&self) -> usize {
+        self.rewinds.load(Ordering::Acquire)
+    }
+
+    /// What has become of the log after the first `since` rewinds; there has been a further one.
+    pub(crate) fn rewound_since(&self, since: usize) -> Rewound {
+        let readers = self.readers.lock();
+        let least = readers.kept[since..].iter().min_by_key(|(_, kept)| kept);
+        let (epoch, kept) = *least.expect("there has been a further one, and they are never taken back");
+        Rewound { rewinds: readers.kept.len(), epoch, kept, now: self.epoch() }
     }
 
     /// The last position of which every reader has been told.
@@ -83,19 +198,21 @@ impl Tail {
         self.readers.lock().index.len()
     }
 
-    /// Takes a batch of events in the order of their positions; drops those that it has already.
+    /// Takes a batch of events in the order of their positions; drops those that it has already. Says how
+    /// many readers were told of the event that most were told of.
     ///
     /// # Errors
     ///
     /// [`Hole`] when the batch starts beyond the next position; nothing of it is taken.
-    pub fn publish(&self, batch: &[Arc<StoredEvent>]) -> Result<(), Hole> {
+    pub fn publish(&self, batch: &[Arc<StoredEvent>]) -> Result<usize, Hole> {
         let mut wakers = Vec::new();
+        let mut most = 0;
         {
             let readers = self.readers.lock();
             let head = self.head();
             let new = batch.partition_point(|event| event.position <= head);
             let batch = &batch[new..];
-            let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(()) };
+            let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(0) };
             if first.position != head.next() {
                 return Err(Hole { head, first: first.position });
             }
@@ -104,18 +221,36 @@ impl Tail {
             drop(ring);
             if readers.index.len() > 0 {
                 for event in batch {
+                    let mut told = 0;
                     readers.index.matching(KeyChunks::of(event).as_slice(), &mut |slot| {
                         if slot.filter().entitlement.allows(event.session_id.as_ref()) {
+                            told += 1;
                             wakers.extend(slot.note(event.position));
                         }
                     });
+                    most = most.max(told);
                 }
             }
             self.head.store(last.position.0, Ordering::Release);
         }
         // Waking is slow beside all of the above: outside of the lock.
         wakers.into_iter().for_each(std::task::Waker::wake);
-        Ok(())
+        self.moved.notify_waiters();
+        Ok(most)
+    }
+
+    /// Waits until the head has reached a position.
+    pub async fn reached(&self, position: Position) {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            // From here on, and not from when it is first awaited: what moves between isn't missed.
+            moved.as_mut().enable();
+            if self.head() >= position {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// Ends every subscription once it has delivered what it was told of. No more are woken after that.
@@ -129,20 +264,20 @@ impl Tail {
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 
-    /// Registers a reader. Every matching event after the returned position will be noted in the slot.
-    pub(crate) fn register(&self, filter: EventFilter) -> (Arc<Slot>, Position) {
+    pub(crate) fn register(&self, filter: EventFilter) -> Registered {
         let slot = Slot::new(filter);
         let mut readers = self.readers.lock();
         if readers.closed {
             slot.close();
         } else {
-            readers.index.insert(Arc::clone(&slot));
+            readers.index.insert(&slot.filter().pattern, Arc::clone(&slot));
         }
-        (slot, self.head())
+        let head = Cursor { epoch: self.epoch(), position: self.head() };
+        Registered { slot, found: self.has_log(), head, rewinds: readers.kept.len() }
     }
 
     pub(crate) fn unregister(&self, slot: &Arc<Slot>) {
-        self.readers.lock().index.remove(slot);
+        self.readers.lock().index.remove(&slot.filter().pattern, slot);
     }
 
     /// The event at `position`, if the ring holds it.
@@ -174,5 +309,45 @@ impl Tail {
 impl std::fmt::Debug for Tail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tail").field("head", &self.head()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Aggregate, Encoded, EventId, Json, Metadata, Sequence};
+
+    fn event(position: u64) -> Arc<StoredEvent> {
+        Arc::new(StoredEvent {
+            position: Position(position),
+            sequence: Sequence(position),
+            event_id: EventId::generate(),
+            aggregate: Aggregate::new("A", "1").expect("valid"),
+            event_type: "Counted".into(),
+            schema_version: 1,
+            payload: Json::empty_object(),
+            metadata: Metadata::default(),
+            session_id: None,
+            recorded_at: jiff::Timestamp::UNIX_EPOCH,
+            encoded: Encoded::default(),
+        })
+    }
+
+    /// With the clock stopped: nothing but the head's move can wake who waits.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_head_goes_on_as_soon_as_it_is_there() {
+        let tail = Arc::new(Tail::new(Epoch(1), Position::START, RingLimits::default()));
+        tail.reached(Position::START).await;
+        let waiting = Arc::clone(&tail);
+        let reached = tokio::spawn(async move { waiting.reached(Position(3)).await });
+        for position in 1..=3 {
+            tokio::task::yield_now().await;
+            assert!(!reached.is_finished(), "the head is at {}", tail.head());
+            tail.publish(&[event(position)]).expect("in turn");
+        }
+        tokio::time::timeout(std::time::Duration::from_secs(1), reached)
+            .await
+            .expect("woken")
+            .expect("no panic");
     }
 }

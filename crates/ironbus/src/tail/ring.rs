@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::event::{Position, StoredEvent};
 
-/// How much of the log's end is kept in memory. Whichever bound is met first holds.
+/// How many events are kept in memory: of the log's end, or of those that came before their turn. Whichever
+/// bound is met first holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLimits {
     /// The number of events.
@@ -32,7 +33,7 @@ pub(super) struct Ring {
     last: Position,
 }
 
-fn weight(event: &StoredEvent) -> usize {
+pub(super) fn weight(event: &StoredEvent) -> usize {
     event.payload.as_bytes().len() + event.metadata.json().as_bytes().len()
 }
 

@@ -12,13 +12,12 @@ use std::task::Waker;
 use parking_lot::Mutex;
 
 use crate::event::Position;
-use crate::key::EventFilter;
+use crate::key::{EventFilter, Hanging};
 
 pub(crate) struct Slot {
     filter: EventFilter,
     state: Mutex<State>,
-    /// Where in its node of the index the slot stands; only the index reads and writes it.
-    pub(super) place: AtomicUsize,
+    place: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -27,6 +26,7 @@ struct State {
     look_from: Option<Position>,
     waker: Option<Waker>,
     closed: bool,
+    rewound: bool,
 }
 
 /// What a reader finds in its slot.
@@ -36,8 +36,16 @@ pub(crate) enum Waiting {
     Nothing,
     /// Events at just these positions, and after them whatever matches from `look_from` on.
     Events { hints: VecDeque<Position>, look_from: Option<Position> },
+    /// The log was found or rewound: what was noted before is void.
+    Rewound,
     /// Nothing, and nothing will come: the tail was closed.
     Closed,
+}
+
+impl Hanging for Arc<Slot> {
+    fn place(&self) -> &AtomicUsize {
+        &self.place
+    }
 }
 
 impl Slot {
@@ -65,6 +73,15 @@ impl Slot {
         state.waker.take()
     }
 
+    /// Forgets what waits, and notes that the log was found or rewound; gives back whom to wake.
+    pub(super) fn rewind(&self) -> Option<Waker> {
+        let mut state = self.state.lock();
+        state.hints.clear();
+        state.look_from = None;
+        state.rewound = true;
+        state.waker.take()
+    }
+
     pub(super) fn close(&self) -> Option<Waker> {
         let mut state = self.state.lock();
         state.closed = true;
@@ -74,6 +91,9 @@ impl Slot {
     /// Takes what waits; where nothing does, keeps `waker` for the next event.
     pub(crate) fn take(&self, waker: &Waker) -> Waiting {
         let mut state = self.state.lock();
+        if std::mem::take(&mut state.rewound) {
+            return Waiting::Rewound;
+        }
         if state.hints.is_empty() && state.look_from.is_none() {
             if state.closed {
                 return Waiting::Closed;

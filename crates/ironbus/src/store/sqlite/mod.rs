@@ -1,9 +1,13 @@
 //! The event store on SQLite: one file, one writer thread, readers beside it.
 
+pub(crate) mod carried;
+mod copy;
 mod follow;
-mod hash;
+mod journal;
 mod reader;
+mod reserve;
 mod schema;
+mod unsynced;
 mod verify;
 mod writer;
 
@@ -11,19 +15,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
+pub use copy::{Copied, CopyError, back_up, restore};
 pub use verify::{Fault, Verification, verify};
 
-use crate::event::{Aggregate, Position, Sequence, StoreId};
+use crate::event::{Aggregate, Epoch, Position, Sequence, StoreId};
 use crate::key::EventFilter;
 use crate::store::{
-    AggregatePage, Append, AppendError, Appended, EventStore, Head, Lineage, Page, ReadError,
+    AggregatePage, Append, AppendError, Appended, EventStore, Head, Lineage, Page, Phase, ReadError,
 };
 use crate::subscription::{Start, Subscription};
 use crate::tail::{RingLimits, Tail};
-use reader::Readers;
-use schema::{WriteLock, open_writer};
+use carried::Carried;
+use reader::{Reader, Readers};
+use reserve::Reserve;
+use schema::open_writer;
 use writer::{Command, Writer};
 
 /// How many appends may wait for the writer. When as many wait, a further append waits to be let in.
@@ -36,7 +44,9 @@ pub enum Durability {
     #[default]
     Full,
     /// After a write (`synchronous=NORMAL`): an acknowledged append survives a crash of the process, but
-    /// the last ones may be lost in a power cut.
+    /// the last ones may be lost in a power cut. The log then goes on in a new epoch, so that whoever has
+    /// read what was lost is told to begin anew. Where the system doesn't tell one start of the machine from
+    /// another (all but Linux), it does so after every crash.
     Normal,
 }
 
@@ -99,6 +109,12 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
+    /// There is no space left to open the file, nor any that was kept for it.
+    #[error("no space left to open {path}: free 1 MiB on its disk, then try again")]
+    StorageFull {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file can't be opened at all.
     #[error("{path} can't be opened (does its directory exist, and may you write there?): {source}")]
     CannotOpen {
@@ -135,8 +151,28 @@ struct Shared {
     lineage: Lineage,
     tail: Arc<Tail>,
     readers: Arc<Readers>,
+    carried: Arc<Carried>,
+    /// How far it was carried to other nodes when it was opened; `None` in a phase that doesn't carry.
+    carried_before: Option<Position>,
+    epoch_began: Option<String>,
     /// `None` for a store that only reads.
     writer: Option<mpsc::Sender<Command>>,
+    /// Why no append is accepted any more, once another store node has superseded this one.
+    superseded: RwLock<Option<String>>,
+}
+
+/// Begins a new epoch of the log at `path` after its last event, and gives it back once that is on the disk:
+/// the promotion of a copy to be the log. No process may have it open for writing.
+///
+/// # Errors
+///
+/// [`OpenError`] with what to do. At most an epoch that a power cut made necessary has begun then.
+pub fn raise_epoch(path: &Path) -> Result<Epoch, OpenError> {
+    let boot = unsynced::this_boot();
+    // Other nodes act on an epoch, so not even a power cut may take it back.
+    let (connection, state, _lock) = open_writer(path, Durability::Full, boot.as_deref())?;
+    schema::insert_epoch(&connection, &state, "an operator promoted this log")
+        .map_err(|error| schema::refused(path, error))
 }
 
 impl SqliteEventStore {
@@ -144,27 +180,33 @@ impl SqliteEventStore {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] with what to do. The file is not changed then.
+    /// [`OpenError`] with what to do. At most an epoch that a power cut made necessary has begun then.
     pub async fn open(options: SqliteOptions) -> Result<Self, OpenError> {
-        blocking(move || Self::open_blocking(&options)).await
+        blocking(move || Self::open_blocking(&options, unsynced::this_boot().as_deref())).await
     }
 
-    fn open_blocking(options: &SqliteOptions) -> Result<Self, OpenError> {
+    fn open_blocking(options: &SqliteOptions, boot: Option<&str>) -> Result<Self, OpenError> {
         let path = options.path.clone();
-        let lock = WriteLock::take(&path)?;
-        let (connection, state) = open_writer(&path, options.durability)?;
+        let (connection, state, lock) = open_writer(&path, options.durability, boot)?;
+        let reserve = Reserve::of(&path);
+        reserve.fill();
         let readers = Arc::new(Readers::open(path.clone(), options.readers.max(1))?);
-        let tail = Arc::new(Tail::new(state.head, options.ring));
+        let tail = Arc::new(Tail::new(state.lineage.epoch(), state.head, options.ring));
         let (commands, waiting) = mpsc::channel(WAITING_APPENDS);
+        let carried = Arc::<Carried>::default();
         let shared = Shared {
             path: path.clone(),
             store_id: state.store_id,
             lineage: state.lineage.clone(),
             tail: Arc::clone(&tail),
             readers,
+            carried: Arc::clone(&carried),
+            carried_before: (state.phase != Phase::Broadcast).then_some(state.carried),
+            epoch_began: state.epoch_began.clone(),
             writer: Some(commands),
+            superseded: RwLock::default(),
         };
-        let writer = Writer::new(path.clone(), connection, state, tail, lock);
+        let writer = Writer::new(path.clone(), connection, state, tail, carried, reserve, lock);
         std::thread::Builder::new()
             .name("ironbus-writer".into())
             .spawn(move || writer.run(waiting))
@@ -184,10 +226,9 @@ impl SqliteEventStore {
                 let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no log here");
                 return Err(OpenError::Io { path: options.path, source });
             }
-            let reader = reader::Reader::open(&options.path)?;
-            let state = schema::read_state(&options.path, reader.connection())?;
-            let tail = Arc::new(Tail::new(state.head, options.ring));
-            follow::spawn(reader, &tail)
+            let state = schema::read_state(&options.path, &schema::open_reader(&options.path)?)?;
+            let tail = Arc::new(Tail::new(state.lineage.epoch(), state.head, options.ring));
+            follow::spawn(Reader::open(&options.path)?, &tail)
                 .map_err(|source| OpenError::Io { path: options.path.clone(), source })?;
             Ok(Self(Arc::new(Shared {
                 readers: Arc::new(Readers::open(options.path.clone(), options.readers.max(1))?),
@@ -195,7 +236,11 @@ impl SqliteEventStore {
                 store_id: state.store_id,
                 lineage: state.lineage,
                 tail,
+                carried: Arc::default(),
+                carried_before: None,
+                epoch_began: state.epoch_began,
                 writer: None,
+                superseded: RwLock::default(),
             })))
         })
         .await
@@ -211,6 +256,42 @@ impl SqliteEventStore {
     #[must_use]
     pub fn tail(&self) -> &Arc<Tail> {
         &self.0.tail
+    }
+
+    /// Why the epoch in force began, for people; `None` for the first one, and for those of an older ironbus.
+    #[must_use]
+    pub fn epoch_began(&self) -> Option<&str> {
+        self.0.epoch_began.as_deref()
+    }
+
+    /// How far who carries this log's events elsewhere was handed it; it tells, and the file keeps it.
+    pub(crate) fn carried(&self) -> &Arc<Carried> {
+        &self.0.carried
+    }
+
+    /// Up to where the log was surely carried when it was opened; `None` in a phase that doesn't carry.
+    pub(crate) fn carried_before(&self) -> Option<Position> {
+        self.0.carried_before
+    }
+
+    /// Keeps how far the log was carried, although nothing is committed.
+    pub(crate) fn keep_carried(&self) {
+        if let Some(writer) = &self.0.writer {
+            // When the queue is full, the commits that it holds keep it too.
+            let _ = writer.try_send(Command::KeepCarried);
+        }
+    }
+
+    /// Accepts no append any more, because another store node has the log in a later epoch; `reason` says
+    /// which and what to do. `None` takes it back.
+    pub fn supersede(&self, reason: Option<String>) {
+        *self.0.superseded.write() = reason;
+    }
+
+    /// Why no append is accepted any more, if that is so.
+    #[must_use]
+    pub fn superseded(&self) -> Option<String> {
+        self.0.superseded.read().clone()
     }
 
     /// Commits what waits, refuses what comes after, folds the write-ahead log in, ends every
@@ -239,6 +320,9 @@ impl EventStore for SqliteEventStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         append.check()?;
         let writer = self.0.writer.as_ref().ok_or(AppendError::ReadOnly)?;
+        if let Some(reason) = self.superseded() {
+            return Err(AppendError::Superseded { reason });
+        }
         let (reply, answer) = oneshot::channel();
         writer.send(Command::Append(append, reply)).await.map_err(|_| AppendError::Closed)?;
         answer.await.map_err(|_| AppendError::Closed)?
@@ -260,11 +344,14 @@ impl EventStore for SqliteEventStore {
     }
 
     async fn head(&self) -> Result<Head, ReadError> {
+        // The file's, not the tail's: a commit is in the file first, and whoever has read it there may
+        // resume after it.
+        let position = self.0.readers.with(|reader| reader.head()).await?;
         Ok(Head {
             store_id: self.0.store_id,
             lineage: self.0.lineage.clone(),
             earliest: Position(1),
-            position: self.0.tail.head(),
+            position,
         })
     }
 

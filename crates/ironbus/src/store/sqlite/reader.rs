@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::schema::open_reader;
+use super::schema::{fold_in_at_close, open_reader, refused};
 use crate::event::{Aggregate, Encoded, EventId, Json, Metadata, Position, Sequence, SessionId, StoredEvent};
 use crate::key::{EventFilter, Shape};
 use crate::store::{AggregatePage, OpenError, Page, ReadError};
@@ -90,12 +90,16 @@ impl Readers {
 }
 
 impl Reader {
-    pub(super) fn open(path: &std::path::Path) -> Result<Self, OpenError> {
-        Ok(Self { connection: open_reader(path)?, names: HashMap::new() })
-    }
-
+    /// The connection, for what else of the file is read.
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Opens a log whose state was read before and found sound.
+    pub(super) fn open(path: &std::path::Path) -> Result<Self, OpenError> {
+        let connection = open_reader(path)?;
+        fold_in_at_close(&connection, true).map_err(|error| refused(path, error))?;
+        Ok(Self { connection, names: HashMap::new() })
     }
 
     /// Whether another connection has committed since the number was last asked for and differs.
@@ -319,7 +323,10 @@ pub(super) fn event_at_row(row: &Row<'_>, aggregate: Aggregate) -> rusqlite::Res
     })
 }
 
-fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn unreadable(
+    column: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }
 

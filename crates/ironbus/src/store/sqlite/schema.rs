@@ -5,25 +5,29 @@
 //! `event_by_aggregate`, so there is no second place that could disagree.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::config::DbConfig;
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 use uuid::Uuid;
 
-use super::hash::{CHAIN_START, ChainHash};
-use super::{Durability, OpenError};
+use super::journal::phase_number;
+use super::reserve::Reserve;
+use super::{Durability, OpenError, unsynced};
 use crate::event::{Epoch, Position, StoreId};
-use crate::store::{EpochStart, Lineage};
+use crate::store::{CHAIN_START, ChainHash, EpochStart, Lineage, Phase};
 
 /// `IRBS`: marks the file as an ironbus log (SQLite's `application_id`).
 const APPLICATION_ID: i64 = 0x4952_4253;
 
 /// The version of the schema that this build writes (SQLite's `user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// Each entry takes a file from the version of its index to the next; the first creates it.
-const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = ["
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [
+    "
     CREATE TABLE log (
         only        INTEGER PRIMARY KEY CHECK (only = 1),
         store_id    BLOB NOT NULL,
@@ -57,7 +61,28 @@ const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = ["
     CREATE UNIQUE INDEX event_by_id ON event (event_id);
     CREATE UNIQUE INDEX event_by_aggregate ON event (aggregate, sequence);
     CREATE INDEX event_by_session ON event (session_id) WHERE session_id IS NOT NULL;
-"];
+",
+    "
+    ALTER TABLE log ADD COLUMN phase INTEGER NOT NULL DEFAULT 1;
+    CREATE TABLE migration_step (
+        step        INTEGER PRIMARY KEY,
+        at          INTEGER NOT NULL,
+        after       INTEGER NOT NULL,
+        from_phase  INTEGER NOT NULL,
+        to_phase    INTEGER NOT NULL,
+        by          TEXT NOT NULL,
+        reason      TEXT NOT NULL,
+        figures     TEXT NOT NULL
+    ) STRICT;
+",
+    // `carried`: see `carried.rs`; what was committed before isn't news. `unsynced`: see `unsynced.rs`.
+    "
+    ALTER TABLE log ADD COLUMN carried INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE log ADD COLUMN unsynced TEXT;
+    ALTER TABLE epoch ADD COLUMN why TEXT;
+    UPDATE log SET carried = head;
+",
+];
 
 /// What the `log` and `epoch` tables say.
 #[derive(Clone, Debug)]
@@ -67,6 +92,11 @@ pub(super) struct LogState {
     pub(super) head: Position,
     pub(super) chain: ChainHash,
     pub(super) last_recorded_at: i64,
+    pub(super) phase: Phase,
+    /// How far it was carried to other nodes. Means something in phases that carry only; see `carried.rs`.
+    pub(super) carried: Position,
+    /// Why the epoch in force began, where that is known.
+    pub(super) epoch_began: Option<String>,
 }
 
 /// Holds the right to write the log; the operating system gives it back when the process ends, however
@@ -78,7 +108,10 @@ impl WriteLock {
     /// Takes the lock file beside the database and writes into it who holds it.
     pub(super) fn take(database: &Path) -> Result<Self, OpenError> {
         let path = lock_path(database);
-        let failed = |source| OpenError::Io { path: path.clone(), source };
+        let failed = |source: std::io::Error| match source.kind() {
+            ErrorKind::StorageFull => OpenError::StorageFull { path: database.to_owned() },
+            _ => OpenError::Io { path: path.clone(), source },
+        };
         let mut file = File::options()
             .create(true)
             .truncate(false)
@@ -114,14 +147,45 @@ pub(super) fn lock_path(database: &Path) -> PathBuf {
     name.into()
 }
 
-/// Opens the connection that writes, creating or migrating the file.
-pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<(Connection, LogState), OpenError> {
+/// Opens the connection that writes, creating or migrating the file. `boot` is which start of the machine
+/// this is. On a full disk the reserve is given free for it: a rollback of the migration has to open the log.
+pub(super) fn open_writer(
+    path: &Path,
+    durability: Durability,
+    boot: Option<&str>,
+) -> Result<(Connection, LogState, WriteLock), OpenError> {
+    match try_open_writer(path, durability, boot) {
+        Err(OpenError::StorageFull { .. }) if Reserve::of(path).free() => {
+            try_open_writer(path, durability, boot)
+        }
+        opened => opened,
+    }
+}
+
+fn try_open_writer(
+    path: &Path,
+    durability: Durability,
+    boot: Option<&str>,
+) -> Result<(Connection, LogState, WriteLock), OpenError> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = connect(path, flags)?;
     let wrap = |error| refused(path, error);
+    // Before the lock, so that nothing is left beside a file that isn't ours; and once more within it.
+    check_owner(path, &connection, true)?;
+    let lock = WriteLock::take(path)?;
     let version = check_owner(path, &connection, true)?;
-    connection.execute_batch("PRAGMA journal_mode = WAL;").map_err(wrap)?;
+    if version == SCHEMA_VERSION {
+        // A damaged file is refused before anything in it is changed.
+        read_state(path, &connection)?;
+    }
+    // Before WAL, so that a new file carries its owner and its schema from its first page on.
+    migrate(&connection, version).map_err(wrap)?;
+    connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;").map_err(wrap)?;
+    let mut state = read_state(path, &connection)?;
+    if unsynced::settle(path, &connection, &state, durability, boot)?.is_some() {
+        state = read_state(path, &connection)?;
+    }
     let synchronous = match durability {
         Durability::Full => "FULL",
         Durability::Normal => "NORMAL",
@@ -134,9 +198,8 @@ pub(super) fn open_writer(path: &Path, durability: Durability) -> Result<(Connec
              PRAGMA journal_size_limit = 67108864;"
         ))
         .map_err(wrap)?;
-    migrate(&connection, version).map_err(wrap)?;
-    let state = read_state(path, &connection)?;
-    Ok((connection, state))
+    fold_in_at_close(&connection, true).map_err(wrap)?;
+    Ok((connection, state, lock))
 }
 
 /// Opens a connection that only reads.
@@ -150,9 +213,17 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
+/// Whether a connection that closes as the last one folds the write-ahead log into the file. A new
+/// connection doesn't: a file that turns out to be none that we may change stays as it is.
+pub(super) fn fold_in_at_close(connection: &Connection, fold: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !fold)?;
+    Ok(())
+}
+
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     let wrap = |error| refused(path, error);
     let connection = Connection::open_with_flags(path, flags).map_err(wrap)?;
+    fold_in_at_close(&connection, false).map_err(wrap)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(wrap)?;
     connection.execute_batch("PRAGMA mmap_size = 268435456; PRAGMA temp_store = MEMORY;").map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -191,7 +262,12 @@ fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
             ))
         });
         if let Err(error) = applied {
-            connection.execute_batch("ROLLBACK")?;
+            // Some errors, that of a full disk among them, have ended the transaction already.
+            if !connection.is_autocommit()
+                && let Err(error) = connection.execute_batch("ROLLBACK")
+            {
+                tracing::error!(%error, "a migration of the schema that failed could not be rolled back");
+            }
             return Err(error);
         }
     }
@@ -207,7 +283,7 @@ fn create_log(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Reads where the log ends, and checks that its last event is where the head says.
+/// Reads where the log ends and its phase, and checks that its last event is where the head says.
 pub(super) fn read_state(path: &Path, connection: &Connection) -> Result<LogState, OpenError> {
     let wrap = |error| refused(path, error);
     let damaged = |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
@@ -216,13 +292,9 @@ pub(super) fn read_state(path: &Path, connection: &Connection) -> Result<LogStat
             Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, u64>(1)?, row.get::<_, ChainHash>(2)?))
         })
         .map_err(wrap)?;
-    let mut epochs = connection.prepare("SELECT epoch, after FROM epoch ORDER BY epoch").map_err(wrap)?;
-    let starts = epochs
-        .query_map([], |row| Ok(EpochStart { epoch: Epoch(row.get(0)?), after: Position(row.get(1)?) }))
-        .and_then(Iterator::collect)
-        .map_err(wrap)?;
-    let lineage =
-        Lineage::new(starts).ok_or_else(|| damaged("its table of epochs is empty or out of order".into()))?;
+    let lineage = read_lineage(connection)
+        .map_err(wrap)?
+        .ok_or_else(|| damaged("its table of epochs is empty or out of order".into()))?;
     let mut last = connection
         .prepare("SELECT position, chain, recorded_at FROM event ORDER BY position DESC LIMIT 1")
         .map_err(wrap)?;
@@ -231,26 +303,82 @@ pub(super) fn read_state(path: &Path, connection: &Connection) -> Result<LogStat
         .and_then(|mut rows| rows.next().transpose())
         .map_err(wrap)?;
     let (position, last_chain, last_recorded_at) = last.unwrap_or((0, CHAIN_START, i64::MIN));
-    if position != head || chain != last_chain {
+    if position != head {
         return Err(damaged(format!("its head says position {head}, but its last event is at {position}")));
     }
+    if chain != last_chain {
+        return Err(damaged(format!(
+            "its head and its last event, at position {head}, have different hashes"
+        )));
+    }
+    let number = phase_number(connection).map_err(wrap)?;
+    let phase = Phase::from_number(number)
+        .ok_or_else(|| damaged(format!("it says that it is in phase {number}, which there isn't")))?;
+    let (carried, epoch_began) = if schema_version(connection).map_err(wrap)? < 3 {
+        (Position(head), None)
+    } else {
+        let carried: u64 =
+            connection.query_row("SELECT carried FROM log", [], |row| row.get(0)).map_err(wrap)?;
+        let began = "SELECT why FROM epoch ORDER BY epoch DESC LIMIT 1";
+        (Position(carried.min(head)), connection.query_row(began, [], |row| row.get(0)).map_err(wrap)?)
+    };
     Ok(LogState {
         store_id: StoreId(Uuid::from_bytes(store_id)),
         lineage,
         head: Position(head),
         chain,
         last_recorded_at,
+        phase,
+        carried,
+        epoch_began,
     })
+}
+
+/// The schema version of a file that is ours; whoever reads may meet an older one.
+pub(super) fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Adds the next epoch, which begins after the log's last event, and why.
+pub(super) fn insert_epoch(connection: &Connection, state: &LogState, why: &str) -> rusqlite::Result<Epoch> {
+    insert_epoch_from(connection, state, state.lineage.epoch(), why)
+}
+
+/// Adds the next epoch whose number is at least the one given.
+pub(super) fn insert_epoch_from(
+    connection: &Connection,
+    state: &LogState,
+    least: Epoch,
+    why: &str,
+) -> rusqlite::Result<Epoch> {
+    let epoch = Epoch(least.0.max(state.lineage.epoch().0 + 1));
+    connection
+        .execute("INSERT INTO epoch (epoch, after, why) VALUES (?1, ?2, ?3)", (epoch.0, state.head.0, why))?;
+    Ok(epoch)
+}
+
+/// The log's epochs; `None` if the table can't be one of a log.
+pub(super) fn read_lineage(connection: &Connection) -> rusqlite::Result<Option<Lineage>> {
+    let mut epochs = connection.prepare("SELECT epoch, after FROM epoch ORDER BY epoch")?;
+    let start = |row: &Row<'_>| Ok(EpochStart { epoch: Epoch(row.get(0)?), after: Position(row.get(1)?) });
+    Ok(Lineage::new(epochs.query_map([], start)?.collect::<Result<_, _>>()?))
 }
 
 /// What SQLite says of a file, as a reason to refuse it.
 pub(super) fn refused(path: &Path, error: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
+    // The shared memory of the write-ahead log is a file that has to grow.
+    if error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_IOERR_SHMSIZE) {
+        return OpenError::StorageFull { path };
+    }
     match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => OpenError::StorageFull { path },
         Some(ErrorCode::NotADatabase) => OpenError::NotOurs { path },
-        Some(ErrorCode::DatabaseCorrupt) => {
+        // Neither its structure nor its schema (`Unknown`: there is no such table) is what was written.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) => {
             OpenError::Damaged { path, reason: format!("SQLite says: {error}") }
         }
+        None => OpenError::Damaged { path, reason: format!("what it says of itself can't be read: {error}") },
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             OpenError::Locked { path, holder: "another program that has the file open".into() }
         }

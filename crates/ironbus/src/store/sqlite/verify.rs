@@ -1,14 +1,15 @@
-//! Walking the log: contiguity, sequences, hash chain, and SQLite's own check.
+//! Walking the log: contiguity, sequences, hash chain, the journal of the migration, and SQLite's own check.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use super::OpenError;
-use super::hash::{CHAIN_START, ChainHash, chain};
+use super::journal;
 use super::reader::{aggregate_of, event_at_row};
-use super::schema::{open_reader, refused};
+use super::schema::{fold_in_at_close, open_reader, read_lineage, refused};
 use crate::event::{Aggregate, Position, Sequence};
+use crate::store::{CHAIN_START, ChainHash, Phase, chain};
 
 /// What a walk over the whole log found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,10 @@ pub struct Verification {
     pub head: Position,
     /// The hash over all events, in hexadecimal: equal logs have equal ones.
     pub chain: String,
+    /// The number of the migration's phase in force.
+    pub phase: u8,
+    /// How many steps of the migration were taken.
+    pub steps: u64,
     /// What is wrong; empty for a sound log. At most [`Verification::MAX_FAULTS`] are told.
     pub faults: Vec<Fault>,
 }
@@ -82,6 +87,49 @@ pub enum Fault {
         /// Where the last event is.
         last: Position,
     },
+    /// The steps of the migration aren't numbered without holes.
+    #[error("step {expected} of the migration is missing: the next one is {found}")]
+    Step {
+        /// The step that had to come.
+        expected: u64,
+        /// The one that came.
+        found: u64,
+    },
+    /// A step of the migration doesn't begin where the one before it ended.
+    #[error("step {step} of the migration leaves phase {found}, but the log was in phase {expected}")]
+    StepFrom {
+        /// The step.
+        step: u64,
+        /// Where the step before it ended.
+        expected: Phase,
+        /// Where it begins.
+        found: Phase,
+    },
+    /// A row can't be read as a step of the migration.
+    #[error("the step of the migration after step {after} can't be read: {reason}")]
+    UnreadableStep {
+        /// The last step that could be read.
+        after: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The phase in force isn't the one that the last step led to.
+    #[error("the log says that it is in phase {found}, but the steps of its migration led to phase {} ({reached})", reached.number())]
+    Phase {
+        /// The number of the phase that the log says it is in.
+        found: u8,
+        /// Where the last step led.
+        reached: Phase,
+    },
+    /// The head and the last event, which are at the same position, have different hashes.
+    #[error("the log's head and its last event, at position {head}, have different hashes")]
+    HeadHash {
+        /// Where both are.
+        head: Position,
+    },
+    /// The epochs can't be those of a log.
+    #[error("the epochs can't be those of a log: {0}")]
+    Epochs(String),
     /// SQLite found its own structures damaged.
     #[error("SQLite's integrity check says: {0}")]
     Sqlite(String),
@@ -113,15 +161,30 @@ pub fn verify(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Verific
     if let Err(error) = walked {
         walk.faults.push(Fault::Unreadable { after: walk.last, reason: error.to_string() });
     }
-    if walk.faults.is_empty() && (walk.last != head || walk.hash != stored) {
+    if walk.faults.is_empty() && walk.last != head {
         walk.faults.push(Fault::Head { head, last: walk.last });
+    } else if walk.faults.is_empty() && walk.hash != stored {
+        walk.faults.push(Fault::HeadHash { head });
     }
+    match read_lineage(&connection) {
+        Ok(Some(_)) => {}
+        Ok(None) => walk.faults.push(Fault::Epochs("they are empty or out of order".into())),
+        Err(error) => walk.faults.push(Fault::Epochs(error.to_string())),
+    }
+    let (phase, steps) = journal::verify(&connection, &mut walk.faults).unwrap_or_else(|error| {
+        walk.faults.push(Fault::UnreadableStep { after: 0, reason: error.to_string() });
+        (0, 0)
+    });
     integrity_check(&connection, &mut walk.faults);
+    // A file that is not sound stays as it is, for whoever looks into it.
+    fold_in_at_close(&connection, walk.faults.is_empty()).map_err(wrap)?;
     Ok(Verification {
         events: walk.events,
         aggregates: walk.sequences.len() as u64,
         head,
         chain: blake3::Hash::from_bytes(walk.hash).to_hex().to_string(),
+        phase,
+        steps,
         faults: walk.faults,
     })
 }

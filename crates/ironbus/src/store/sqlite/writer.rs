@@ -12,21 +12,28 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::hash::chain;
+use super::carried::Carried;
+use super::journal;
 use super::reader::{aggregate_of, event_at_row, row_of, select_events, version_of};
+use super::reserve::Reserve;
 use super::schema::{LogState, WriteLock, read_state};
-use crate::event::{Aggregate, Encoded, EventId, NewEvent, Sequence, StoredEvent};
-use crate::store::{Append, AppendError, Appended, Recorded};
+use crate::event::{Aggregate, Encoded, EventId, NewEvent, Position, Sequence, StoredEvent};
+use crate::store::{
+    Append, AppendError, Appended, ChainHash, JournalError, JournalStep, NewStep, Phase, Recorded, chain,
+};
 use crate::tail::Tail;
 
 pub(super) enum Command {
     Append(Append, oneshot::Sender<Result<Appended, AppendError>>),
+    Record(NewStep, oneshot::Sender<Result<JournalStep, JournalError>>),
+    KeepCarried,
     Close(oneshot::Sender<()>),
 }
 
@@ -43,6 +50,8 @@ pub(super) struct Writer {
     state: LogState,
     versions: HashMap<Aggregate, Known>,
     tail: Arc<Tail>,
+    carried: Arc<Carried>,
+    reserve: Reserve,
     _lock: WriteLock,
 }
 
@@ -81,9 +90,11 @@ impl Writer {
         connection: Connection,
         state: LogState,
         tail: Arc<Tail>,
+        carried: Arc<Carried>,
+        reserve: Reserve,
         lock: WriteLock,
     ) -> Self {
-        Self { path, connection, state, versions: HashMap::new(), tail, _lock: lock }
+        Self { path, connection, state, versions: HashMap::new(), tail, carried, reserve, _lock: lock }
     }
 
     /// Runs until every handle of the store is gone or it is told to close.
@@ -93,6 +104,7 @@ impl Writer {
         while closing.is_none() {
             let Some(first) = commands.blocking_recv() else { break };
             let (mut events, mut bytes) = (0, 0);
+            let (mut step, mut keep) = (None, false);
             let mut next = Some(first);
             while let Some(command) = next {
                 match command {
@@ -101,6 +113,12 @@ impl Writer {
                         bytes += append.bytes();
                         group.push((append, reply));
                     }
+                    // Recorded after the appends before it and before those after it.
+                    Command::Record(new, reply) => {
+                        step = Some((new, reply));
+                        break;
+                    }
+                    Command::KeepCarried => keep = true,
                     Command::Close(done) => {
                         closing = Some(done);
                         commands.close();
@@ -111,6 +129,13 @@ impl Writer {
                 next = if full { None } else { commands.try_recv().ok() };
             }
             self.commit_group(&mut group);
+            if let Some((new, reply)) = step {
+                // Who asked may have stopped waiting; the step stands all the same.
+                let _ = reply.send(self.record(new));
+            }
+            if keep {
+                self.keep_carried();
+            }
         }
         self.close();
         drop(self);
@@ -120,7 +145,43 @@ impl Writer {
         }
     }
 
+    /// How far the log was carried, as far as it can be said: where it doesn't leave this process, all of it
+    /// was; where it does and nobody says how far, no further than was known.
+    fn carried_now(&self) -> Position {
+        match self.carried.settled(Instant::now()) {
+            Some(carried) => carried.min(self.state.head),
+            None if self.state.phase == Phase::Broadcast => self.state.head,
+            None => self.state.carried,
+        }
+    }
+
+    /// Writes how far the log was carried, if that is news.
+    fn keep_carried(&mut self) {
+        let carried = self.carried_now();
+        if carried == self.state.carried {
+            return;
+        }
+        match self.connection.execute("UPDATE log SET carried = ?1", [carried.0]) {
+            Ok(_) => self.state.carried = carried,
+            Err(error) => {
+                tracing::debug!(%error, "how far the log was carried isn't kept; after a crash more is carried again");
+            }
+        }
+    }
+
+    /// What was committed is synced, and then needs no mark any more.
+    fn sync(&self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("PRAGMA synchronous = FULL")?;
+        // Its sync is one of the whole write-ahead log; what was folded in before was synced then.
+        self.connection.execute("UPDATE log SET unsynced = NULL WHERE unsynced IS NOT NULL", [])?;
+        Ok(())
+    }
+
     fn close(&mut self) {
+        self.keep_carried();
+        if let Err(error) = self.sync() {
+            tracing::warn!(%error, "the log could not be synced; if the machine is started anew, it begins a new epoch");
+        }
         if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the write-ahead log could not be folded in; the next start does it");
         }
@@ -225,9 +286,12 @@ impl Writer {
     }
 
     fn commit(&mut self) -> Result<(), AppendError> {
+        self.state.carried = self.carried_now();
         self.connection
-            .prepare_cached("UPDATE log SET head = ?1, chain = ?2")
-            .and_then(|mut update| update.execute((self.state.head.0, self.state.chain)))
+            .prepare_cached("UPDATE log SET head = ?1, chain = ?2, carried = ?3")
+            .and_then(|mut update| {
+                update.execute((self.state.head.0, self.state.chain, self.state.carried.0))
+            })
             .map_err(definite)?;
         self.connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).map_err(
             |error| match error.sqlite_error_code() {
@@ -237,6 +301,34 @@ impl Writer {
             },
         )?;
         Ok(())
+    }
+
+    /// Records a step of the migration. A step back finds room on a full disk too.
+    fn record(&mut self, new: NewStep) -> Result<JournalStep, JournalError> {
+        let back = (new.to < new.from).then(|| new.clone());
+        let (mut recorded, mut freed) = (self.try_record(new), false);
+        if let (Err(JournalError::StorageFull), Some(back)) = (&recorded, back)
+            && self.reserve.free()
+        {
+            tracing::warn!("the disk is full: a step back is recorded where the reserve was");
+            (recorded, freed) = (self.try_record(back), true);
+        }
+        if recorded.is_ok() || freed {
+            // What it took, here or on a former full disk, as far as the write-ahead log hasn't kept it.
+            self.reserve.fill();
+        }
+        recorded
+    }
+
+    fn try_record(&mut self, new: NewStep) -> Result<JournalStep, JournalError> {
+        let carried = self.carried_now();
+        let recorded = journal::record(&self.connection, &self.state, new, carried);
+        match &recorded {
+            Ok(step) => (self.state.phase, self.state.carried) = (step.to, carried),
+            Err(JournalError::Moved { .. }) => {}
+            Err(_) => self.forget_transaction(),
+        }
+        recorded
     }
 
     /// Ends a transaction that failed, and reads anew what the file holds.
@@ -264,7 +356,7 @@ impl Writer {
             let mut known = self.known(&write.aggregate)?;
             let row = match known.row {
                 Some(row) => row,
-                None => self.insert_aggregate(&write.aggregate)?,
+                None => insert_aggregate(&self.connection, &write.aggregate)?,
             };
             for event in &write.events {
                 known.version = Sequence(known.version.0 + 1);
@@ -353,12 +445,6 @@ impl Writer {
         self.versions.insert(aggregate.clone(), known);
     }
 
-    fn insert_aggregate(&self, aggregate: &Aggregate) -> rusqlite::Result<i64> {
-        self.connection
-            .prepare_cached("INSERT INTO aggregate (aggregate_type, aggregate_id) VALUES (?1, ?2)")?
-            .insert((aggregate.aggregate_type(), aggregate.aggregate_id()))
-    }
-
     fn insert(
         &mut self,
         aggregate: &Aggregate,
@@ -382,30 +468,48 @@ impl Writer {
             encoded: Encoded::default(),
         };
         let hash = chain(&self.state.chain, &stored);
-        self.connection
-            .prepare_cached(
-                "INSERT INTO event (position, aggregate, sequence, event_id, event_type, schema_version,
-                     recorded_at, session_id, chain, metadata, payload)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            )?
-            .execute((
-                stored.position.0,
-                row,
-                sequence.0,
-                Uuid::as_bytes(&stored.event_id.0),
-                &*stored.event_type,
-                stored.schema_version,
-                now,
-                stored.session_id.as_ref().map(|id| id.as_str()),
-                hash,
-                stored.metadata.json().as_str(),
-                stored.payload.as_str(),
-            ))?;
+        insert_event(&self.connection, row, &stored, &hash)?;
         self.state.head = stored.position;
         self.state.chain = hash;
         self.state.last_recorded_at = now;
         Ok(Arc::new(stored))
     }
+}
+
+/// Gives an aggregate its row.
+pub(super) fn insert_aggregate(connection: &Connection, aggregate: &Aggregate) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("INSERT INTO aggregate (aggregate_type, aggregate_id) VALUES (?1, ?2)")?
+        .insert((aggregate.aggregate_type(), aggregate.aggregate_id()))
+}
+
+/// Inserts an event and the hash of the log up to it.
+pub(super) fn insert_event(
+    connection: &Connection,
+    aggregate: i64,
+    event: &StoredEvent,
+    hash: &ChainHash,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO event (position, aggregate, sequence, event_id, event_type, schema_version,
+                 recorded_at, session_id, chain, metadata, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute((
+            event.position.0,
+            aggregate,
+            event.sequence.0,
+            Uuid::as_bytes(&event.event_id.0),
+            &*event.event_type,
+            event.schema_version,
+            event.recorded_at.as_microsecond(),
+            event.session_id.as_ref().map(|id| id.as_str()),
+            hash,
+            event.metadata.json().as_str(),
+            event.payload.as_str(),
+        ))?;
+    Ok(())
 }
 
 /// Whether a stored event is what a retry of `event` would have stored.

@@ -1,17 +1,20 @@
 //! The hash chain over the log: `H(n) = BLAKE3(H(n-1) ‖ event(n))`, with `H(0)` all zeros.
 //!
 //! Two logs with the same hash at a position hold the same events up to it. The encoding of an event is
-//! unambiguous: numbers are little-endian and fixed in size, texts carry their length.
+//! unambiguous: numbers are little-endian and fixed in size, texts carry their length. Every kind of store
+//! chains its events in the same way, so that logs can be compared across kinds.
 
 use crate::event::StoredEvent;
 
 /// The hash of the log up to one position.
-pub(crate) type ChainHash = [u8; 32];
+pub type ChainHash = [u8; 32];
 
 /// The hash before the first event.
-pub(crate) const CHAIN_START: ChainHash = [0; 32];
+pub const CHAIN_START: ChainHash = [0; 32];
 
-pub(crate) fn chain(previous: &ChainHash, event: &StoredEvent) -> ChainHash {
+/// The hash of the log up to `event`, which follows the events that `previous` is the hash of.
+#[must_use]
+pub fn chain(previous: &ChainHash, event: &StoredEvent) -> ChainHash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(previous);
     hasher.update(&event.position.0.to_le_bytes());

@@ -1,64 +1,86 @@
-//! Which readers wait for an event: a tree over the chunks of their patterns.
+//! What hangs on the patterns that match a key: a tree over the chunks of all patterns. The tail's readers
+//! hang on one, and a cache's entries.
 //!
 //! The cost of an event grows with the patterns that match it, not with all patterns: a literal chunk is
 //! one look-up, and only `**` tries several depths.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::slot::Slot;
-use crate::key::{KeyPattern, PatternChunk, sub_wild_matches};
+use super::pattern::{KeyPattern, PatternChunk, sub_wild_matches};
 
-#[derive(Default)]
-pub(super) struct Index {
-    root: Node,
+/// What can hang on a pattern.
+pub(crate) trait Hanging {
+    /// Where in its node of the index it stands, so that it leaves without a search; only the index reads
+    /// and writes it. Whoever hangs on several patterns has a place for each.
+    fn place(&self) -> &AtomicUsize;
+}
+
+pub(crate) struct Index<T> {
+    root: Node<T>,
     len: usize,
 }
 
-#[derive(Default)]
-struct Node {
-    literal: HashMap<Box<str>, Node>,
-    any: Option<Box<Node>>,
-    any_number: Option<Box<Node>>,
-    sub_wild: Vec<(Box<str>, Node)>,
-    slots: Vec<Arc<Slot>>,
+struct Node<T> {
+    literal: HashMap<Box<str>, Node<T>>,
+    any: Option<Box<Node<T>>>,
+    any_number: Option<Box<Node<T>>>,
+    sub_wild: Vec<(Box<str>, Node<T>)>,
+    hanging: Vec<T>,
 }
 
-impl Index {
-    pub(super) fn len(&self) -> usize {
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Self { root: Node::default(), len: 0 }
+    }
+}
+
+impl<T> Default for Node<T> {
+    fn default() -> Self {
+        Self {
+            literal: HashMap::new(),
+            any: None,
+            any_number: None,
+            sub_wild: Vec::new(),
+            hanging: Vec::new(),
+        }
+    }
+}
+
+impl<T: Hanging> Index<T> {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn insert(&mut self, slot: Arc<Slot>) {
+    pub(crate) fn insert(&mut self, pattern: &KeyPattern, one: T) {
         let mut node = &mut self.root;
-        for chunk in slot.filter().pattern.chunks() {
+        for chunk in pattern.chunks() {
             node = node.child_mut(chunk);
         }
-        slot.place.store(node.slots.len(), Ordering::Relaxed);
-        node.slots.push(slot);
+        one.place().store(node.hanging.len(), Ordering::Relaxed);
+        node.hanging.push(one);
         self.len += 1;
     }
 
-    pub(super) fn remove(&mut self, slot: &Arc<Slot>) {
-        let pattern: &KeyPattern = &slot.filter().pattern;
-        if self.root.remove(pattern.chunks(), slot) {
-            self.len -= 1;
-        }
+    /// Removes what was hung on this pattern; says whether it was still there.
+    pub(crate) fn remove(&mut self, pattern: &KeyPattern, one: &T) -> bool {
+        let removed = self.root.remove(pattern.chunks(), one.place());
+        self.len -= usize::from(removed);
+        removed
     }
 
-    /// Calls `found` for every slot whose pattern matches the key. A pattern with several `**` may be
+    /// Calls `found` for everything whose pattern matches the key. A pattern with several `**` may be
     /// found more than once for one key.
-    pub(super) fn matching<K: AsRef<str>>(&self, key: &[K], found: &mut impl FnMut(&Arc<Slot>)) {
+    pub(crate) fn matching<K: AsRef<str>>(&self, key: &[K], found: &mut impl FnMut(&T)) {
         self.root.walk(key, found);
     }
 
-    pub(super) fn all(&self, found: &mut impl FnMut(&Arc<Slot>)) {
+    pub(crate) fn all(&self, found: &mut impl FnMut(&T)) {
         self.root.all(found);
     }
 }
 
-impl Node {
+impl<T: Hanging> Node<T> {
     fn child_mut(&mut self, chunk: &PatternChunk) -> &mut Self {
         match chunk {
             PatternChunk::Literal(text) => self.literal.entry(text.clone()).or_default(),
@@ -75,35 +97,35 @@ impl Node {
         }
     }
 
-    /// Removes the slot at the end of the path, and every node that is left with nothing in it.
-    fn remove(&mut self, path: &[PatternChunk], slot: &Arc<Slot>) -> bool {
+    /// Removes what has this place at the end of the path, and every node that is left with nothing in it.
+    fn remove(&mut self, path: &[PatternChunk], place: &AtomicUsize) -> bool {
         let Some((chunk, rest)) = path.split_first() else {
-            let place = slot.place.load(Ordering::Relaxed);
-            if !self.slots.get(place).is_some_and(|found| Arc::ptr_eq(found, slot)) {
+            let at = place.load(Ordering::Relaxed);
+            if !self.hanging.get(at).is_some_and(|found| std::ptr::eq(found.place(), place)) {
                 return false;
             }
-            self.slots.swap_remove(place);
-            if let Some(moved) = self.slots.get(place) {
-                moved.place.store(place, Ordering::Relaxed);
+            self.hanging.swap_remove(at);
+            if let Some(moved) = self.hanging.get(at) {
+                moved.place().store(at, Ordering::Relaxed);
             }
             return true;
         };
         match chunk {
             PatternChunk::Literal(text) => {
                 let Some(child) = self.literal.get_mut(text) else { return false };
-                let removed = child.remove(rest, slot);
+                let removed = child.remove(rest, place);
                 if child.is_empty() {
                     self.literal.remove(text);
                 }
                 removed
             }
-            PatternChunk::Any => remove_below(&mut self.any, rest, slot),
-            PatternChunk::AnyNumber => remove_below(&mut self.any_number, rest, slot),
+            PatternChunk::Any => remove_below(&mut self.any, rest, place),
+            PatternChunk::AnyNumber => remove_below(&mut self.any_number, rest, place),
             PatternChunk::SubWild(text) => {
                 let Some(at) = self.sub_wild.iter().position(|(known, _)| known == text) else {
                     return false;
                 };
-                let removed = self.sub_wild[at].1.remove(rest, slot);
+                let removed = self.sub_wild[at].1.remove(rest, place);
                 if self.sub_wild[at].1.is_empty() {
                     self.sub_wild.swap_remove(at);
                 }
@@ -117,19 +139,19 @@ impl Node {
     }
 
     fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.is_leaf()
+        self.hanging.is_empty() && self.is_leaf()
     }
 
-    fn walk<K: AsRef<str>>(&self, key: &[K], found: &mut impl FnMut(&Arc<Slot>)) {
+    fn walk<K: AsRef<str>>(&self, key: &[K], found: &mut impl FnMut(&T)) {
         if let Some(below) = &self.any_number {
             if below.is_leaf() {
-                below.slots.iter().for_each(&mut *found);
+                below.hanging.iter().for_each(&mut *found);
             } else {
                 (0..=key.len()).for_each(|skip| below.walk(&key[skip..], found));
             }
         }
         let Some((first, rest)) = key.split_first() else {
-            self.slots.iter().for_each(found);
+            self.hanging.iter().for_each(found);
             return;
         };
         let first = first.as_ref();
@@ -146,8 +168,8 @@ impl Node {
         }
     }
 
-    fn all(&self, found: &mut impl FnMut(&Arc<Slot>)) {
-        self.slots.iter().for_each(&mut *found);
+    fn all(&self, found: &mut impl FnMut(&T)) {
+        self.hanging.iter().for_each(&mut *found);
         let below = self.literal.values();
         let below = below.chain(self.sub_wild.iter().map(|(_, node)| node));
         let below = below.chain(self.any.as_deref()).chain(self.any_number.as_deref());
@@ -155,9 +177,13 @@ impl Node {
     }
 }
 
-fn remove_below(child: &mut Option<Box<Node>>, rest: &[PatternChunk], slot: &Arc<Slot>) -> bool {
+fn remove_below<T: Hanging>(
+    child: &mut Option<Box<Node<T>>>,
+    rest: &[PatternChunk],
+    place: &AtomicUsize,
+) -> bool {
     let Some(node) = child else { return false };
-    let removed = node.remove(rest, slot);
+    let removed = node.remove(rest, place);
     if node.is_empty() {
         *child = None;
     }
@@ -166,10 +192,22 @@ fn remove_below(child: &mut Option<Box<Node>>, rest: &[PatternChunk], slot: &Arc
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key::{EventFilter, KeyPattern};
+
+    struct One {
+        pattern: KeyPattern,
+        place: AtomicUsize,
+    }
+
+    impl Hanging for Arc<One> {
+        fn place(&self) -> &AtomicUsize {
+            &self.place
+        }
+    }
 
     fn chunk() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec!["events", "session", "a", "b", "ab", "1", "*", "**", "$*b", "a$*", "a$*b"])
@@ -181,7 +219,7 @@ mod tests {
     }
 
     proptest! {
-        /// The tree finds a slot if and only if its pattern matches, before and after others left.
+        /// The tree finds what hangs on a pattern if and only if it matches, before and after others left.
         #[test]
         fn the_tree_agrees_with_matching_one_by_one(
             patterns in prop::collection::vec(prop::collection::vec(chunk(), 1..6), 1..40),
@@ -192,35 +230,35 @@ mod tests {
             let parsed = patterns.iter().filter_map(|chunks| {
                 KeyPattern::parse(&format!("events/{}", chunks.join("/"))).ok()
             });
-            let mut slots: Vec<_> =
-                parsed.map(|pattern| Slot::new(EventFilter::public(pattern))).collect();
-            slots.iter().for_each(|slot| index.insert(Arc::clone(slot)));
+            let mut all: Vec<_> =
+                parsed.map(|pattern| Arc::new(One { pattern, place: AtomicUsize::new(0) })).collect();
+            all.iter().for_each(|one| index.insert(&one.pattern, Arc::clone(one)));
             for round in 0..2 {
                 for key in &keys {
                     let chunks: Vec<&str> = key.split('/').collect();
                     let mut found = Vec::new();
-                    index.matching(&chunks, &mut |slot| found.push(Arc::as_ptr(slot)));
+                    index.matching(&chunks, &mut |one| found.push(Arc::as_ptr(one)));
                     found.sort_unstable();
                     found.dedup();
-                    let mut expected: Vec<_> = slots
-                        .iter()
-                        .filter(|slot| slot.filter().pattern.matches_key(key))
-                        .map(Arc::as_ptr)
-                        .collect();
+                    let mut expected: Vec<_> =
+                        all.iter().filter(|one| one.pattern.matches_key(key)).map(Arc::as_ptr).collect();
                     expected.sort_unstable();
                     prop_assert_eq!(&found, &expected, "key {}, round {}", key, round);
                 }
                 let mut at = 0;
-                slots.retain(|slot| {
+                all.retain(|one| {
                     at += 1;
-                    if leave[at - 1] {
-                        index.remove(slot);
-                    }
-                    !leave[at - 1]
+                    !(leave[at - 1] && index.remove(&one.pattern, one))
                 });
-                prop_assert_eq!(index.len(), slots.len());
+                prop_assert_eq!(index.len(), all.len());
+                let mut walked = 0;
+                index.all(&mut |_| walked += 1);
+                prop_assert_eq!(walked, all.len());
             }
-            slots.iter().for_each(|slot| index.remove(slot));
+            for one in &all {
+                prop_assert!(index.remove(&one.pattern, one));
+                prop_assert!(!index.remove(&one.pattern, one), "it has left already");
+            }
             prop_assert!(index.root.is_empty(), "an empty index keeps no nodes");
         }
     }

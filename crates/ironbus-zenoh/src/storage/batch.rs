@@ -1,0 +1,310 @@
+//! A batch: what one slot of the log holds.
+//!
+//! It stands for itself: it says which log and which slot it is of, in which epoch and by whom it was
+//! written, and holds its events with their places, their time, and the hash of the log before and after them
+//! (`ironbus::store::chain`, the same as in every other kind of store).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ironbus::event::{
+    Aggregate, Epoch, EventId, Json, Metadata, NewEvent, Position, Sequence, SessionId, StoreId, StoredEvent,
+};
+use ironbus::store::{ChainHash, EpochStart, Lineage};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::bytes::{Damage, Reader, Writer};
+use super::log::Slot;
+
+const MAGIC: [u8; 4] = *b"ibus";
+const FORMAT: u16 = 1;
+
+/// The least that an event takes: five numbers and six lengths.
+const LEAST_EVENT: usize = 16 + 8 + 4 + 8 + 6 * 4;
+
+/// What one slot holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Which log it is of.
+    pub store_id: StoreId,
+    /// Which slot it is of.
+    pub slot: Slot,
+    /// In which epoch it was written.
+    pub epoch: Epoch,
+    /// By whom: one process's use of the log.
+    pub writer: Uuid,
+    /// What it says.
+    pub record: Record,
+}
+
+/// What a batch says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// The log begins, with these epochs. Always the first slot, and only that.
+    Created {
+        /// The epochs; those of the log that this one is a copy of, if it is one.
+        lineage: Lineage,
+        /// Whether it is a copy in the making, which accepts only what is copied until a later epoch begins.
+        copy: bool,
+    },
+    /// Events, contiguous and never none.
+    Events {
+        /// The hash of the log before them.
+        previous: ChainHash,
+        /// The hash of the log after them.
+        chain: ChainHash,
+        /// The events.
+        events: Vec<Arc<StoredEvent>>,
+    },
+    /// The epoch accepts no more events.
+    Sealed {
+        /// Where the log ends.
+        head: Position,
+        /// The hash of all of it.
+        chain: ChainHash,
+    },
+    /// A later epoch begins, that of this batch.
+    EpochBegun {
+        /// Where the log ends.
+        after: Position,
+        /// The hash of all of it.
+        chain: ChainHash,
+    },
+}
+
+impl Batch {
+    /// The batch as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::new(MAGIC, FORMAT);
+        out.raw(self.store_id.0.as_bytes());
+        out.u64(self.slot.0);
+        out.u64(self.epoch.0);
+        out.raw(self.writer.as_bytes());
+        match &self.record {
+            Record::Created { lineage, copy } => {
+                out.u8(1);
+                write_lineage(&mut out, lineage);
+                out.u8(u8::from(*copy));
+            }
+            Record::Events { previous, chain, events } => {
+                out.u8(2);
+                out.raw(previous);
+                out.raw(chain);
+                out.u64(events.first().map_or(0, |event| event.position.0));
+                out.count(events.len());
+                events.iter().for_each(|event| write_event(&mut out, event));
+            }
+            Record::Sealed { head, chain } => {
+                out.u8(3);
+                out.u64(head.0);
+                out.raw(chain);
+            }
+            Record::EpochBegun { after, chain } => {
+                out.u8(4);
+                out.u64(after.0);
+                out.raw(chain);
+            }
+        }
+        out.seal()
+    }
+
+    /// Reads the batch that `slot` holds.
+    ///
+    /// # Errors
+    ///
+    /// [`Damage`] when the bytes aren't a whole batch of this slot.
+    pub fn decode(slot: Slot, bytes: Bytes) -> Result<Self, Damage> {
+        let mut from = Reader::open(bytes, MAGIC, FORMAT)?;
+        let store_id = StoreId(Uuid::from_bytes(from.array()?));
+        if Slot(from.u64()?) != slot {
+            return Err(Damage::Malformed("it is of another slot"));
+        }
+        let epoch = Epoch(from.u64()?);
+        let writer = Uuid::from_bytes(from.array()?);
+        let record = match from.u8()? {
+            1 => Record::Created { lineage: read_lineage(&mut from)?, copy: from.u8()? != 0 },
+            2 => {
+                let (previous, chain) = (from.array()?, from.array()?);
+                let first = from.u64()?;
+                let count = from.count(LEAST_EVENT)?;
+                if count == 0 || first == 0 || first.checked_add(count as u64).is_none() {
+                    return Err(Damage::Malformed("its positions can't be"));
+                }
+                let event = |n| read_event(&mut from, Position(first + n as u64)).map(Arc::new);
+                Record::Events { previous, chain, events: (0..count).map(event).collect::<Result<_, _>>()? }
+            }
+            3 => Record::Sealed { head: Position(from.u64()?), chain: from.array()? },
+            4 => Record::EpochBegun { after: Position(from.u64()?), chain: from.array()? },
+            _ => return Err(Damage::Malformed("it says what this build doesn't know")),
+        };
+        from.end()?;
+        Ok(Self { store_id, slot, epoch, writer, record })
+    }
+
+    /// The hash of the log up to its end; unknown where it only says that the log begins.
+    pub(super) fn chain_after(&self) -> Option<ChainHash> {
+        match &self.record {
+            Record::Created { .. } => None,
+            Record::Events { chain, .. }
+            | Record::Sealed { chain, .. }
+            | Record::EpochBegun { chain, .. } => Some(*chain),
+        }
+    }
+
+    /// Its events; none where it says something else.
+    #[must_use]
+    pub fn events(&self) -> &[Arc<StoredEvent>] {
+        match &self.record {
+            Record::Events { events, .. } => events,
+            _ => &[],
+        }
+    }
+}
+
+pub(super) fn write_lineage(out: &mut Writer, lineage: &Lineage) {
+    out.count(lineage.starts().len());
+    for start in lineage.starts() {
+        out.u64(start.epoch.0);
+        out.u64(start.after.0);
+    }
+}
+
+pub(super) fn read_lineage(from: &mut Reader) -> Result<Lineage, Damage> {
+    let count = from.count(16)?;
+    let mut starts = Vec::with_capacity(count);
+    for _ in 0..count {
+        starts.push(EpochStart { epoch: Epoch(from.u64()?), after: Position(from.u64()?) });
+    }
+    Lineage::new(starts).ok_or(Damage::Malformed("its epochs don't ascend"))
+}
+
+fn write_event(out: &mut Writer, event: &StoredEvent) {
+    out.raw(event.event_id.0.as_bytes());
+    out.u64(event.sequence.0);
+    out.u32(event.schema_version);
+    out.i64(event.recorded_at.as_microsecond());
+    out.text(event.aggregate.aggregate_type().as_bytes());
+    out.text(event.aggregate.aggregate_id().as_bytes());
+    out.text(event.event_type.as_bytes());
+    // A session id is never empty, so the empty text says that there is none.
+    out.text(event.session_id.as_ref().map_or("", |id| id.as_str()).as_bytes());
+    out.text(event.metadata.json().as_bytes());
+    out.text(event.payload.as_bytes());
+}
+
+fn read_event(from: &mut Reader, position: Position) -> Result<StoredEvent, Damage> {
+    let event_id = EventId(Uuid::from_bytes(from.array()?));
+    let sequence = Sequence(from.u64()?);
+    let schema_version = from.u32()?;
+    let recorded_at = Timestamp::from_microsecond(from.i64()?);
+    let aggregate = Aggregate::new(from.name()?, from.name()?);
+    let event_type = from.name()?;
+    let session = from.name()?;
+    let session_id = if session.is_empty() { Ok(None) } else { SessionId::new(session).map(Some) };
+    let metadata = Json::parse(from.text()?).ok().and_then(|json| Metadata::new(json).ok());
+    let payload = Json::parse(from.text()?);
+    let (Ok(recorded_at), Ok(aggregate), Ok(session_id), Some(metadata), Ok(payload)) =
+        (recorded_at, aggregate, session_id, metadata, payload)
+    else {
+        return Err(Damage::Malformed("it holds what no event can be"));
+    };
+    let event = NewEvent {
+        event_id: None,
+        event_type: event_type.into(),
+        schema_version,
+        payload,
+        metadata,
+        session_id,
+    };
+    Ok(event.into_stored(event_id, aggregate, sequence, position, recorded_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ironbus::store::CHAIN_START;
+    use ironbus_testkit::numbered;
+    use proptest::prelude::*;
+
+    fn event(payload: &str, id: &str, session: Option<&str>, n: u64) -> StoredEvent {
+        let event = NewEvent {
+            payload: Json::parse(payload.to_owned()).expect("valid"),
+            session_id: session.map(|id| SessionId::new(id).expect("valid")),
+            ..numbered(n)
+        };
+        let at = Timestamp::from_microsecond(1_700_000_000_000_000 + n as i64).expect("in range");
+        let id = Aggregate::new("T é", id).expect("valid");
+        event.into_stored(ironbus_testkit::numbered_id(n), id, Sequence(n), Position(n), at)
+    }
+
+    fn batch(record: Record) -> Batch {
+        let store_id = StoreId(Uuid::from_u128(7));
+        Batch { store_id, slot: Slot(3), epoch: Epoch(2), writer: Uuid::from_u128(9), record }
+    }
+
+    fn samples() -> Vec<Batch> {
+        let start = |epoch, after| EpochStart { epoch: Epoch(epoch), after: Position(after) };
+        let lineage = Lineage::new(vec![start(1, 0), start(4, 10)]).expect("ascending");
+        let events = vec![
+            Arc::new(event("{ \"b\":1.50,\r\n \"a\":[ ] }", "a/b", None, 4)),
+            Arc::new(event("\"\\u00e9 é\"", "a/b", Some("s 1"), 5)),
+        ];
+        vec![
+            batch(Record::Created { lineage, copy: true }),
+            batch(Record::Events { previous: CHAIN_START, chain: [1; 32], events }),
+            batch(Record::Sealed { head: Position(4), chain: [2; 32] }),
+            batch(Record::EpochBegun { after: Position(4), chain: [2; 32] }),
+        ]
+    }
+
+    #[test]
+    fn a_batch_reads_back_what_it_writes() {
+        for batch in samples() {
+            assert_eq!(Batch::decode(Slot(3), batch.encode()), Ok(batch));
+        }
+    }
+
+    #[test]
+    fn any_flipped_or_missing_byte_is_noticed() {
+        for batch in samples() {
+            let whole = batch.encode();
+            for at in 0..whole.len() {
+                let mut flipped = whole.to_vec();
+                flipped[at] ^= 0x10;
+                assert!(Batch::decode(Slot(3), flipped.into()).is_err(), "byte {at}");
+                assert!(Batch::decode(Slot(3), whole.slice(..at)).is_err(), "cut off at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_of_another_slot_and_of_a_later_format_are_refused() {
+        let whole = samples()[1].encode();
+        assert_eq!(Batch::decode(Slot(4), whole), Err(Damage::Malformed("it is of another slot")));
+        let later = Writer::new(MAGIC, 2).seal();
+        assert_eq!(Batch::decode(Slot(3), later), Err(Damage::Newer { found: 2, known: 1 }));
+        let other = Writer::new(*b"else", 1).seal();
+        assert_eq!(Batch::decode(Slot(3), other), Err(Damage::NotOurs));
+    }
+
+    proptest! {
+        #[test]
+        fn sealed_nonsense_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut out = Writer::new(MAGIC, FORMAT);
+            out.raw(&bytes);
+            let _ = Batch::decode(Slot(0), out.seal());
+        }
+
+        #[test]
+        fn whatever_texts_an_event_has_it_reads_back(
+            payload in "[a-z é\\\\\"\n]{0,40}", id in "[^\0]{1,40}", session in proptest::option::of("[^\0]{1,20}"),
+        ) {
+            let payload = serde_json::to_string(&payload).expect("a text is JSON");
+            let events = vec![Arc::new(event(&payload, &id, session.as_deref(), 1))];
+            let batch = batch(Record::Events { previous: CHAIN_START, chain: [1; 32], events });
+            prop_assert_eq!(Batch::decode(Slot(3), batch.encode()), Ok(batch));
+        }
+    }
+}

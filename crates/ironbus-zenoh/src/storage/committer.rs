@@ -1,0 +1,428 @@
+//! The committing task: the only one of a node that puts batches into slots and that folds them.
+//!
+//! It takes every append that waits, plans one batch of them on the state folded so far, and puts it into the
+//! next slot (group commit). Whoever else fills that slot first, what is there is folded and the round begun
+//! anew. After a batch is folded it feeds the tail, and only then acknowledges. Between rounds it follows
+//! what others commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ironbus::event::{Epoch, EventId, StoredEvent};
+use ironbus::store::{Append, AppendError, Appended, ReadError};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::batch::{Batch, Record};
+use super::follow::{self, Trouble};
+use super::log::{Committed, LogError, Slot};
+use super::plan::{
+    Answer, NotACopy, Round, Sealed, Tried, Turn, after_commit, after_look, begin_epoch, copy, open_copy,
+    plan, seal,
+};
+use super::state::Fault;
+use super::store::{Pace, Shared};
+
+pub(super) enum Command {
+    Append(Append, oneshot::Sender<Result<Appended, AppendError>>),
+    CatchUp(oneshot::Sender<Result<(), ReadError>>),
+    Mark(Mark, oneshot::Sender<Result<Sealed, AppendError>>),
+    Close(oneshot::Sender<()>),
+}
+
+/// What is written into the log beside events.
+#[derive(Clone, Debug)]
+pub(super) enum Mark {
+    Seal,
+    BeginEpoch(Epoch),
+    Copy(Vec<Arc<StoredEvent>>),
+    OpenCopy(Sealed),
+}
+
+/// One batch takes no more than this; what waits beyond it goes into the next.
+const GROUP_EVENTS: usize = 4096;
+const GROUP_BYTES: usize = 8 << 20;
+
+/// How long is waited before the first and before later tries of what the storage didn't answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+type Waiting = (Append, oneshot::Sender<Result<Appended, AppendError>>);
+
+/// What is done in one turn.
+#[derive(Default)]
+struct Turns {
+    appends: Vec<Waiting>,
+    looks: Vec<oneshot::Sender<Result<(), ReadError>>>,
+    mark: Option<(Mark, oneshot::Sender<Result<Sealed, AppendError>>)>,
+    close: Option<oneshot::Sender<()>>,
+}
+
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    writer: Uuid,
+    patience: Duration,
+    pace: Pace,
+    snapshot_every: u64,
+    last_snapshot: Slot,
+    snapshot: Option<tokio::task::JoinHandle<()>>,
+    /// Whether the log could be followed when it was last tried, so that it is told once when that changes.
+    in_trouble: bool,
+}
+
+impl Committer {
+    pub(super) fn new(shared: Arc<Shared>, patience: Duration, pace: Pace, snapshot_every: u64) -> Self {
+        let last_snapshot = shared.state.read().next();
+        Self {
+            shared,
+            writer: Uuid::new_v4(),
+            patience,
+            pace,
+            snapshot_every,
+            last_snapshot,
+            snapshot: None,
+            in_trouble: false,
+        }
+    }
+
+    /// Runs until every handle of the store is gone or it is told to close.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut wait = self.pace.least;
+        loop {
+            let command = tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => Some(command),
+                    None => break,
+                },
+                () = self.shared.hint.notified() => None,
+                () = tokio::time::sleep(wait) => None,
+            };
+            let Some(first) = command else {
+                let found = self.follow().await;
+                wait = if found { self.pace.least } else { (wait * 2).min(self.pace.most) };
+                continue;
+            };
+            let turns = take_turns(first, &mut commands);
+            let moved = !turns.appends.is_empty() || turns.mark.is_some();
+            self.commit_group(turns.appends).await;
+            if !turns.looks.is_empty() {
+                self.look_for(turns.looks).await;
+            }
+            if let Some((mark, reply)) = turns.mark {
+                // Who asked may have stopped waiting; the mark stands all the same.
+                let _ = reply.send(self.mark(&mark).await);
+            }
+            if let Some(done) = turns.close {
+                commands.close();
+                self.close().await;
+                // Whoever asked may have stopped waiting; the store is closed all the same.
+                let _ = done.send(());
+                return;
+            }
+            if moved {
+                wait = self.pace.least;
+            }
+        }
+        self.close().await;
+    }
+
+    async fn close(&mut self) {
+        self.shared.tail.close();
+        if let Some(snapshot) = self.snapshot.take() {
+            // A snapshot that isn't kept costs the next start time, nothing else.
+            let _ = snapshot.await;
+        }
+    }
+
+    /// Looks for what others have committed; says whether there was something.
+    async fn follow(&mut self) -> bool {
+        match self.catch_up().await {
+            Ok(folded) => {
+                if std::mem::take(&mut self.in_trouble) {
+                    tracing::info!("the log can be followed again");
+                }
+                folded > 0
+            }
+            Err(trouble) => {
+                if !std::mem::replace(&mut self.in_trouble, true) {
+                    tracing::warn!(%trouble, "the log can't be followed just now; trying on");
+                }
+                false
+            }
+        }
+    }
+
+    async fn catch_up(&mut self) -> Result<u64, Trouble> {
+        let shared = Arc::clone(&self.shared);
+        let next = shared.state.read().next();
+        follow::forward(&*shared.log, next, |batch| shared.fold(batch)).await
+    }
+
+    /// Answers who wants to know all that is committed by now.
+    async fn look_for(&mut self, looks: Vec<oneshot::Sender<Result<(), ReadError>>>) {
+        let caught_up = self.catch_up().await;
+        for reply in looks {
+            // Who asked may have stopped waiting.
+            let _ = reply.send(match &caught_up {
+                Ok(_) => Ok(()),
+                Err(trouble) => Err(read_error(trouble)),
+            });
+        }
+    }
+
+    async fn commit_group(&mut self, mut group: Vec<Waiting>) {
+        if group.is_empty() {
+            return;
+        }
+        // Ids are given once, so that every further try is a retry of the same events.
+        for event in group.iter_mut().flat_map(|(append, _)| &mut append.writes).flat_map(|w| &mut w.events) {
+            event.event_id.get_or_insert_with(EventId::generate);
+        }
+        let appends: Vec<&Append> = group.iter().map(|(append, _)| append).collect();
+        let mut tries = Tries::new(self.patience);
+        let ended = loop {
+            let round =
+                plan(&self.shared.state.read(), appends.iter().copied(), self.writer, Timestamp::now());
+            match self.try_round(round.batch.as_ref(), round.needs_a_look(), &mut tries).await {
+                Ok(true) => break Ok(round),
+                Ok(false) => {}
+                Err(trouble) => break Err(trouble),
+            }
+        };
+        match ended {
+            Ok(round) => answer(group, round),
+            Err(trouble) => refuse(group, &trouble, tries.in_limbo),
+        }
+    }
+
+    /// Writes a mark into the log, once.
+    async fn mark(&mut self, mark: &Mark) -> Result<Sealed, AppendError> {
+        let mut tries = Tries::new(self.patience);
+        loop {
+            let batch = {
+                let state = self.shared.state.read();
+                match mark {
+                    Mark::Seal => Ok(seal(&state, self.writer)),
+                    Mark::BeginEpoch(epoch) => Ok(begin_epoch(&state, self.writer, *epoch)),
+                    Mark::Copy(events) => copy(&state, self.writer, events),
+                    Mark::OpenCopy(of) => open_copy(&state, self.writer, *of),
+                }
+            };
+            let batch = batch.map_err(|error: NotACopy| AppendError::Storage(error.into()))?;
+            let ended = self.try_round(batch.as_ref(), batch.is_none(), &mut tries).await;
+            if ended.map_err(|trouble| append_error(&trouble, tries.in_limbo))? {
+                let state = self.shared.state.read();
+                return Ok(Sealed { epoch: state.epoch(), head: state.head(), chain: state.chain() });
+            }
+        }
+    }
+
+    /// Tries one round. `true`: it stands, and what it wrote is folded. `false`: begin it anew.
+    async fn try_round(
+        &mut self,
+        batch: Option<&Batch>,
+        needs_a_look: bool,
+        tries: &mut Tries,
+    ) -> Result<bool, Trouble> {
+        let mut turn = match batch {
+            Some(batch) => after_commit(self.put(batch, tries).await?),
+            None if needs_a_look => Turn::Look,
+            None => Turn::Answer,
+        };
+        if turn == Turn::Look {
+            let next = self.shared.state.read().next();
+            turn = match follow::read(&*self.shared.log, next).await {
+                Ok(found) => after_look(batch.is_some(), found),
+                Err(Trouble::Away(error)) => {
+                    tries.error = Some(error);
+                    Turn::Again
+                }
+                Err(damaged) => return Err(damaged),
+            };
+        }
+        match turn {
+            Turn::Answer => {
+                if let Some(batch) = batch {
+                    self.fold(batch.clone())?;
+                    self.keep_snapshot();
+                }
+                Ok(true)
+            }
+            Turn::Fold(existing) => {
+                self.fold(existing)?;
+                // Whatever was put into that slot before has not won it, or was folded just now.
+                tries.in_limbo = false;
+                tries.begin_anew();
+                Ok(false)
+            }
+            Turn::Look => unreachable!("a look has been taken"),
+            Turn::Again => tries.pause().await.map(|()| false),
+        }
+    }
+
+    async fn put(&self, batch: &Batch, tries: &mut Tries) -> Result<Tried<Batch>, Trouble> {
+        match self.shared.log.commit(batch.slot, batch.encode()).await {
+            Committed::Won => Ok(Tried::Won),
+            Committed::Lost(bytes) => {
+                let held = Batch::decode(batch.slot, bytes).map_err(Fault::from);
+                held.map(Tried::Holds).map_err(Trouble::damaged(batch.slot))
+            }
+            Committed::Unknown(error) => {
+                tries.in_limbo = true;
+                tries.error = Some(error);
+                Ok(Tried::Unknown)
+            }
+        }
+    }
+
+    fn fold(&self, batch: Batch) -> Result<(), Trouble> {
+        let slot = batch.slot;
+        self.shared.fold(batch).map_err(Trouble::damaged(slot))
+    }
+
+    /// Keeps a snapshot now and then: who wins the slot with which one is due makes it. The larger the log
+    /// the rarer, so that snapshots cost each slot about as much whatever the log's size.
+    fn keep_snapshot(&mut self) {
+        let next = self.shared.state.read().next();
+        let due = self.snapshot_every.max(self.shared.state.read().head().0 / 256);
+        let busy = self.snapshot.as_ref().is_some_and(|task| !task.is_finished());
+        if busy || next.0 - self.last_snapshot.0 < due {
+            return;
+        }
+        self.last_snapshot = next;
+        let shared = Arc::clone(&self.shared);
+        self.snapshot = Some(tokio::spawn(async move {
+            let encoding = Arc::clone(&shared);
+            let encoded = tokio::task::spawn_blocking(move || {
+                let state = encoding.state.read();
+                (state.next(), state.snapshot())
+            });
+            let Ok((before, bytes)) = encoded.await else { return };
+            if let Err(error) = shared.log.keep_snapshot(before, bytes).await {
+                tracing::warn!(%error, "a snapshot of the log's state could not be kept; a later one will be");
+            }
+        }));
+    }
+}
+
+/// How long a round has been tried.
+struct Tries {
+    patience: Duration,
+    deadline: Instant,
+    pause: Duration,
+    /// What the storage said last.
+    error: Option<LogError>,
+    /// Whether a batch of this round may be in its slot or come to be there, unknown to us.
+    in_limbo: bool,
+}
+
+impl Tries {
+    fn new(patience: Duration) -> Self {
+        let deadline = Instant::now() + patience;
+        Self { patience, deadline, pause: FIRST_PAUSE, error: None, in_limbo: false }
+    }
+
+    /// The log answers: patience begins anew.
+    fn begin_anew(&mut self) {
+        self.deadline = Instant::now() + self.patience;
+        self.pause = FIRST_PAUSE;
+    }
+
+    async fn pause(&mut self) -> Result<(), Trouble> {
+        if Instant::now() + self.pause > self.deadline {
+            let patience = self.patience;
+            let error = self.error.take();
+            return Err(Trouble::Away(error.unwrap_or_else(|| {
+                LogError::new("the next slot", format!("nothing is known of it after {patience:?}"))
+            })));
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
+        Ok(())
+    }
+}
+
+fn take_turns(first: Command, commands: &mut mpsc::Receiver<Command>) -> Turns {
+    let mut turns = Turns::default();
+    let (mut events, mut bytes) = (0, 0);
+    let mut next = Some(first);
+    while let Some(command) = next {
+        match command {
+            Command::Append(append, reply) => {
+                events += append.len();
+                bytes += append.bytes();
+                turns.appends.push((append, reply));
+            }
+            Command::CatchUp(reply) => turns.looks.push(reply),
+            Command::Mark(mark, reply) => {
+                turns.mark = Some((mark, reply));
+                break;
+            }
+            Command::Close(done) => {
+                turns.close = Some(done);
+                break;
+            }
+        }
+        let full = events >= GROUP_EVENTS || bytes >= GROUP_BYTES;
+        next = if full { None } else { commands.try_recv().ok() };
+    }
+    turns
+}
+
+fn answer(group: Vec<Waiting>, round: Round) {
+    for ((_, reply), answer) in group.into_iter().zip(round.answers) {
+        // Who asked may have stopped waiting; the append stands all the same.
+        let _ = reply.send(match answer {
+            Answer::Written(places) | Answer::StoredBefore(places) => Ok(Appended::new(places)),
+            Answer::Refused(error) => Err(error),
+        });
+    }
+}
+
+fn refuse(group: Vec<Waiting>, trouble: &Trouble, in_limbo: bool) {
+    for (_, reply) in group {
+        // Who asked may have stopped waiting.
+        let _ = reply.send(Err(append_error(trouble, in_limbo)));
+    }
+}
+
+fn append_error(trouble: &Trouble, in_limbo: bool) -> AppendError {
+    match trouble {
+        _ if in_limbo => AppendError::Unknown(trouble.to_string().into()),
+        Trouble::Away(error) => AppendError::Unavailable { reason: error.to_string() },
+        damaged => AppendError::Storage(damaged.to_string().into()),
+    }
+}
+
+pub(super) fn read_error(trouble: &Trouble) -> ReadError {
+    match trouble {
+        Trouble::Away(error) => ReadError::Unavailable { reason: error.to_string() },
+        Trouble::Damaged { slot, fault } => {
+            ReadError::Damaged { place: format!("slot {slot}"), reason: fault.to_string() }
+        }
+        Trouble::Missing { missing, .. } => {
+            ReadError::Damaged { place: format!("slot {missing}"), reason: "it is missing".into() }
+        }
+    }
+}
+
+impl Shared {
+    /// Adds the next slot's batch to the state, and tells the tail.
+    pub(super) fn fold(&self, batch: Batch) -> Result<(), Fault> {
+        self.state.write().fold(&batch)?;
+        match &batch.record {
+            Record::Events { events, .. } => {
+                if let Err(hole) = self.tail.publish(events) {
+                    unreachable!("every batch is folded in order, and told of: {hole}");
+                }
+                self.remember(Arc::new(batch));
+            }
+            Record::EpochBegun { after, .. } => self.tail.begin_epoch(batch.epoch, *after, *after),
+            Record::Created { .. } | Record::Sealed { .. } => {}
+        }
+        Ok(())
+    }
+}

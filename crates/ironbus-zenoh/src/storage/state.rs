@@ -1,0 +1,569 @@
+//! What the slots of a log add up to: heads, versions, event ids, and where everything is.
+//!
+//! It is folded from every slot in turn and from nothing else, so two nodes that have folded the same slots
+//! have the same state. A batch that doesn't follow exactly is refused and leaves the state as it was: it
+//! can only come of damage, because a slot is filled only by who has folded all before it.
+//!
+//! It holds no payloads, but a place, an identity and a fingerprint of each event (about 120 bytes), so that
+//! idempotency and every read are decided in memory, and only what a reader gets is read from the log.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+
+use bytes::Bytes;
+use ironbus::event::{
+    Aggregate, Epoch, EventId, NewEvent, Position, Sequence, SessionId, StoreId, StoredEvent,
+};
+use ironbus::key::EventFilter;
+use ironbus::store::{CHAIN_START, ChainHash, EpochStart, Lineage, Recorded, chain};
+use uuid::Uuid;
+
+use super::batch::{Batch, Record, read_lineage, write_lineage};
+use super::bytes::{Damage, Reader, Writer};
+use super::log::Slot;
+
+/// Stands for what a retry must have in common with what was stored first.
+pub(super) type Fingerprint = [u8; 16];
+
+/// How many places a read without an index looks at, so that others get their turn.
+const LOOK_AT_MOST: u64 = 50_000;
+
+/// The most events of one page.
+const PAGE_EVENTS: usize = 4096;
+
+const SNAPSHOT: [u8; 4] = *b"ibsn";
+const SNAPSHOT_FORMAT: u16 = 1;
+
+/// A log's state after some of its slots.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    store_id: StoreId,
+    lineage: Lineage,
+    sealed: bool,
+    /// Whether it is a copy in the making: only what is copied is added.
+    copying: bool,
+    /// In microseconds since 1970.
+    last_recorded_at: i64,
+    /// Where the log ended after each slot; never empty.
+    slots: Vec<SlotEnd>,
+    places: Vec<Place>,
+    ids: HashMap<EventId, Position>,
+    aggregates: Names<Aggregate>,
+    sessions: Names<SessionId>,
+    /// The events without a session scope, by the type of their aggregates.
+    types: HashMap<Box<str>, Vec<Position>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SlotEnd {
+    head: Position,
+    chain: ChainHash,
+}
+
+/// What is known of one event.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    aggregate: u32,
+    session: Option<u32>,
+    sequence: Sequence,
+    fingerprint: Fingerprint,
+    event_id: EventId,
+}
+
+/// Names, by number and the other way round, with the events of each.
+#[derive(Clone, Debug)]
+struct Names<T> {
+    numbers: HashMap<T, u32>,
+    of: Vec<(T, Vec<Position>)>,
+}
+
+impl<T: Clone + Eq + Hash> Names<T> {
+    fn new() -> Self {
+        Self { numbers: HashMap::new(), of: Vec::new() }
+    }
+
+    fn positions(&self, name: &T) -> &[Position] {
+        self.numbers.get(name).map_or(&[], |number| &self.of[*number as usize].1)
+    }
+
+    fn number(&mut self, name: &T) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let number = u32::try_from(self.of.len()).expect("four milliard names don't fit into memory");
+        self.of.push((name.clone(), Vec::new()));
+        self.numbers.insert(name.clone(), number);
+        number
+    }
+}
+
+/// Why a batch can't be what its slot holds: the log is damaged, or isn't this log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The bytes aren't a batch.
+    #[error(transparent)]
+    Unreadable(#[from] Damage),
+    /// It is of another log.
+    #[error("it is of the log {0}")]
+    OtherLog(StoreId),
+    /// It isn't of the slot that comes next.
+    #[error("it is of slot {found}, and slot {expected} was due")]
+    NotNext {
+        /// The slot that was due.
+        expected: Slot,
+        /// The batch's.
+        found: Slot,
+    },
+    /// A log's first slot says something else than that the log begins, or a later one says that.
+    #[error("a log begins with its first slot and only there")]
+    Beginning,
+    /// It was written in an epoch that isn't in force.
+    #[error("it was written in epoch {found}, and {current} is in force")]
+    OtherEpoch {
+        /// The epoch in force.
+        current: Epoch,
+        /// The batch's.
+        found: Epoch,
+    },
+    /// The epoch was sealed before.
+    #[error("it was written after epoch {0} was sealed")]
+    AfterSeal(Epoch),
+    /// It doesn't follow what is before it.
+    #[error("it begins at position {found}, and {expected} was due")]
+    Hole {
+        /// The position that was due.
+        expected: Position,
+        /// The batch's.
+        found: Position,
+    },
+    /// An aggregate's sequence has a hole or repeats.
+    #[error("the event at position {0} is out of turn in its aggregate")]
+    Sequence(Position),
+    /// An event id is there twice.
+    #[error("the event id at position {0} is there already")]
+    IdTwice(Position),
+    /// The log's time goes back.
+    #[error("the event at position {0} was recorded before the one ahead of it")]
+    TimeGoesBack(Position),
+    /// The hashes don't match the events.
+    #[error("its hash isn't that of the events up to position {0}")]
+    Chain(Position),
+}
+
+/// Which events a read gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Selection {
+    pub(super) positions: Vec<Position>,
+    pub(super) through: Position,
+    pub(super) head: Position,
+}
+
+/// Which slot holds an event, and what that slot's batch must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Whereabouts {
+    pub(super) slot: Slot,
+    pub(super) first: Position,
+    pub(super) last: Position,
+    pub(super) chain: ChainHash,
+}
+
+impl State {
+    /// The state after a log's first slot.
+    pub(super) fn begin(batch: &Batch) -> Result<Self, Fault> {
+        let Record::Created { lineage, copy } = &batch.record else { return Err(Fault::Beginning) };
+        if batch.slot != Slot(0) {
+            return Err(Fault::Beginning);
+        }
+        Ok(Self {
+            store_id: batch.store_id,
+            lineage: lineage.clone(),
+            sealed: false,
+            copying: *copy,
+            last_recorded_at: i64::MIN,
+            slots: vec![SlotEnd { head: Position::START, chain: CHAIN_START }],
+            places: Vec::new(),
+            ids: HashMap::new(),
+            aggregates: Names::new(),
+            sessions: Names::new(),
+            types: HashMap::new(),
+        })
+    }
+
+    pub(super) fn store_id(&self) -> StoreId {
+        self.store_id
+    }
+
+    pub(super) fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.lineage.epoch()
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    pub(super) fn is_copying(&self) -> bool {
+        self.copying
+    }
+
+    /// The slot that comes next.
+    pub(super) fn next(&self) -> Slot {
+        Slot(self.slots.len() as u64)
+    }
+
+    pub(super) fn head(&self) -> Position {
+        Position(self.places.len() as u64)
+    }
+
+    pub(super) fn chain(&self) -> ChainHash {
+        self.slots[self.slots.len() - 1].chain
+    }
+
+    pub(super) fn last_recorded_at(&self) -> i64 {
+        self.last_recorded_at
+    }
+
+    pub(super) fn version(&self, aggregate: &Aggregate) -> Sequence {
+        Sequence(self.aggregates.positions(aggregate).len() as u64)
+    }
+
+    /// Where an event id stands, and the fingerprint of what is stored under it.
+    pub(super) fn find(&self, event_id: EventId) -> Option<(Recorded, Fingerprint)> {
+        let position = *self.ids.get(&event_id)?;
+        let place = self.place(position);
+        Some((Recorded { event_id, position, sequence: place.sequence }, place.fingerprint))
+    }
+
+    fn place(&self, position: Position) -> &Place {
+        &self.places[index_of(position)]
+    }
+
+    /// Adds the slot that comes next.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when the batch doesn't follow; the state is as before.
+    pub(super) fn fold(&mut self, batch: &Batch) -> Result<(), Fault> {
+        if batch.store_id != self.store_id {
+            return Err(Fault::OtherLog(batch.store_id));
+        }
+        if batch.slot != self.next() {
+            return Err(Fault::NotNext { expected: self.next(), found: batch.slot });
+        }
+        let same_place = |head: Position, chain: ChainHash| {
+            if head != self.head() {
+                return Err(Fault::Hole { expected: self.head(), found: head });
+            }
+            if chain == self.chain() { Ok(()) } else { Err(Fault::Chain(head)) }
+        };
+        match &batch.record {
+            Record::Created { .. } => return Err(Fault::Beginning),
+            Record::Events { previous, chain, events } => {
+                self.check_events(batch.epoch, previous, chain, events)?;
+                for event in events {
+                    self.add(Unnumbered::of(event), &event.aggregate, event.session_id.as_ref());
+                    self.last_recorded_at = event.recorded_at.as_microsecond();
+                }
+                self.slots.push(SlotEnd { head: self.head(), chain: *chain });
+                return Ok(());
+            }
+            Record::Sealed { head, chain } => {
+                self.check_open(batch.epoch)?;
+                same_place(*head, *chain)?;
+                self.sealed = true;
+            }
+            Record::EpochBegun { after, chain } => {
+                same_place(*after, *chain)?;
+                let mut starts = self.lineage.starts().to_vec();
+                starts.push(EpochStart { epoch: batch.epoch, after: *after });
+                let current = self.epoch();
+                let other = Fault::OtherEpoch { current, found: batch.epoch };
+                self.lineage = Lineage::new(starts).ok_or(other)?;
+                self.sealed = false;
+                self.copying = false;
+            }
+        }
+        self.slots.push(self.slots[self.slots.len() - 1]);
+        Ok(())
+    }
+
+    fn check_open(&self, epoch: Epoch) -> Result<(), Fault> {
+        if epoch != self.epoch() {
+            return Err(Fault::OtherEpoch { current: self.epoch(), found: epoch });
+        }
+        if self.sealed { Err(Fault::AfterSeal(epoch)) } else { Ok(()) }
+    }
+
+    fn check_events(
+        &self,
+        epoch: Epoch,
+        previous: &ChainHash,
+        after: &ChainHash,
+        events: &[std::sync::Arc<StoredEvent>],
+    ) -> Result<(), Fault> {
+        self.check_open(epoch)?;
+        let head = self.head();
+        if *previous != self.chain() {
+            return Err(Fault::Chain(head));
+        }
+        let mut hash = *previous;
+        let mut due = head;
+        let mut time = self.last_recorded_at;
+        let mut versions: HashMap<&Aggregate, Sequence> = HashMap::new();
+        let mut ids = HashSet::new();
+        for event in events {
+            due = due.next();
+            let at = event.position;
+            if at != due {
+                return Err(Fault::Hole { expected: due, found: at });
+            }
+            let version = versions.entry(&event.aggregate).or_insert_with(|| self.version(&event.aggregate));
+            *version = Sequence(version.0 + 1);
+            if event.sequence != *version {
+                return Err(Fault::Sequence(at));
+            }
+            if self.ids.contains_key(&event.event_id) || !ids.insert(event.event_id) {
+                return Err(Fault::IdTwice(at));
+            }
+            if event.recorded_at.as_microsecond() < time {
+                return Err(Fault::TimeGoesBack(at));
+            }
+            time = event.recorded_at.as_microsecond();
+            hash = chain(&hash, event);
+        }
+        if hash == *after { Ok(()) } else { Err(Fault::Chain(due)) }
+    }
+
+    /// Adds an event at the next position, and to every index.
+    fn add(&mut self, unnumbered: Unnumbered, aggregate: &Aggregate, session: Option<&SessionId>) {
+        let position = self.head().next();
+        let number = self.aggregates.number(aggregate);
+        self.aggregates.of[number as usize].1.push(position);
+        let session = session.map(|session| {
+            let number = self.sessions.number(session);
+            self.sessions.of[number as usize].1.push(position);
+            number
+        });
+        if session.is_none() {
+            match self.types.get_mut(aggregate.aggregate_type()) {
+                Some(positions) => positions.push(position),
+                None => drop(self.types.insert(aggregate.aggregate_type().into(), vec![position])),
+            }
+        }
+        self.ids.insert(unnumbered.event_id, position);
+        self.places.push(Place {
+            aggregate: number,
+            session,
+            sequence: Sequence(self.aggregates.of[number as usize].1.len() as u64),
+            fingerprint: unnumbered.fingerprint,
+            event_id: unnumbered.event_id,
+        });
+    }
+
+    /// The events of an aggregate after `after`, at most `limit`, and its version.
+    pub(super) fn load(
+        &self,
+        aggregate: &Aggregate,
+        after: Sequence,
+        limit: usize,
+    ) -> (Vec<Position>, Sequence) {
+        let all = self.aggregates.positions(aggregate);
+        let after = usize::try_from(after.0).unwrap_or(usize::MAX).min(all.len());
+        let page = all[after..].iter().take(limit.min(PAGE_EVENTS)).copied().collect();
+        (page, Sequence(all.len() as u64))
+    }
+
+    /// The matching events after `after`, at most `limit`: a range of an index where the pattern has one,
+    /// else a look at the places (not at the log).
+    pub(super) fn select(&self, after: Position, filter: &EventFilter, limit: usize) -> Selection {
+        let head = self.head();
+        let mut found = Selection { positions: Vec::new(), through: after, head };
+        if after >= head || limit == 0 {
+            return found;
+        }
+        let limit = limit.min(PAGE_EVENTS);
+        found.through = head;
+        let pattern = &filter.pattern;
+        let indexed: Option<&[Position]> = if let Some((aggregate, _)) = pattern.only_aggregate() {
+            Some(self.aggregates.positions(&aggregate))
+        } else if let Some(session) = pattern.only_session() {
+            Some(self.sessions.positions(&session))
+        } else {
+            pattern.only_type().map(|name| self.types.get(name).map_or(&[][..], |positions| positions))
+        };
+        let mut take = |position: Position| {
+            let place = self.place(position);
+            let session = place.session.map(|number| &self.sessions.of[number as usize].0);
+            let aggregate = &self.aggregates.of[place.aggregate as usize].0;
+            if filter.matches_place(aggregate, place.sequence, session) {
+                found.positions.push(position);
+                if found.positions.len() == limit {
+                    found.through = position;
+                    return false;
+                }
+            }
+            true
+        };
+        if let Some(positions) = indexed {
+            let from = positions.partition_point(|position| *position <= after);
+            let _ = positions[from..].iter().all(|position| take(*position));
+        } else {
+            let until = head.0.min(after.0.saturating_add(LOOK_AT_MOST));
+            let whole = (after.0 + 1..=until).all(|position| take(Position(position)));
+            if whole {
+                found.through = Position(until);
+            }
+        }
+        found
+    }
+
+    /// Where the event at `position` is, which the state knows.
+    pub(super) fn whereabouts(&self, position: Position) -> Whereabouts {
+        let at = self.slots.partition_point(|end| end.head < position);
+        let first = self.slots[at - 1].head.next();
+        let SlotEnd { head: last, chain } = self.slots[at];
+        Whereabouts { slot: Slot(at as u64), first, last, chain }
+    }
+
+    /// The state as bytes.
+    pub(super) fn snapshot(&self) -> Bytes {
+        let mut out = Writer::new(SNAPSHOT, SNAPSHOT_FORMAT);
+        out.raw(self.store_id.0.as_bytes());
+        write_lineage(&mut out, &self.lineage);
+        out.u8(u8::from(self.sealed));
+        out.u8(u8::from(self.copying));
+        out.i64(self.last_recorded_at);
+        out.count(self.slots.len());
+        for end in &self.slots {
+            out.u64(end.head.0);
+            out.raw(&end.chain);
+        }
+        out.count(self.aggregates.of.len());
+        for (aggregate, _) in &self.aggregates.of {
+            out.text(aggregate.aggregate_type().as_bytes());
+            out.text(aggregate.aggregate_id().as_bytes());
+        }
+        out.count(self.sessions.of.len());
+        self.sessions.of.iter().for_each(|(session, _)| out.text(session.as_str().as_bytes()));
+        out.count(self.places.len());
+        for place in &self.places {
+            out.u32(place.aggregate);
+            out.u32(place.session.map_or(0, |number| number + 1));
+            out.raw(&place.fingerprint);
+            out.raw(place.event_id.0.as_bytes());
+        }
+        out.seal()
+    }
+
+    /// Reads what [`Self::snapshot`] has written, which is of all slots before `before`.
+    pub(super) fn restore(before: Slot, bytes: Bytes) -> Result<Self, Damage> {
+        let mut from = Reader::open(bytes, SNAPSHOT, SNAPSHOT_FORMAT)?;
+        let bad = || Damage::Malformed("it can't be of a log");
+        let store_id = StoreId(Uuid::from_bytes(from.array()?));
+        let lineage = read_lineage(&mut from)?;
+        let (sealed, copying) = (from.u8()? != 0, from.u8()? != 0);
+        let last_recorded_at = from.i64()?;
+        let count = from.count(40)?;
+        let mut slots = Vec::with_capacity(count);
+        for _ in 0..count {
+            slots.push(SlotEnd { head: Position(from.u64()?), chain: from.array()? });
+        }
+        let ascending = slots.windows(2).all(|pair| pair[0].head <= pair[1].head);
+        if slots.len() as u64 != before.0 || slots.is_empty() || !ascending {
+            return Err(bad());
+        }
+        let mut aggregates = Vec::new();
+        for _ in 0..from.count(8)? {
+            aggregates.push(Aggregate::new(from.name()?, from.name()?).map_err(|_| bad())?);
+        }
+        let mut sessions = Vec::new();
+        for _ in 0..from.count(4)? {
+            sessions.push(SessionId::new(from.name()?).map_err(|_| bad())?);
+        }
+        let mut state = Self {
+            store_id,
+            lineage,
+            sealed,
+            copying,
+            last_recorded_at,
+            slots,
+            places: Vec::new(),
+            ids: HashMap::new(),
+            aggregates: Names::new(),
+            sessions: Names::new(),
+            types: HashMap::new(),
+        };
+        let count = from.count(40)?;
+        state.places.reserve(count);
+        state.ids.reserve(count);
+        for _ in 0..count {
+            let aggregate = aggregates.get(from.u32()? as usize).ok_or_else(bad)?;
+            let session = match from.u32()? {
+                0 => None,
+                number => Some(sessions.get(number as usize - 1).ok_or_else(bad)?),
+            };
+            let (fingerprint, id) = (from.array()?, from.array()?);
+            let event_id = EventId(Uuid::from_bytes(id));
+            state.add(Unnumbered { fingerprint, event_id }, aggregate, session);
+        }
+        from.end()?;
+        if state.head() != state.slots[state.slots.len() - 1].head || state.ids.len() != count {
+            return Err(bad());
+        }
+        Ok(state)
+    }
+}
+
+/// What of an event doesn't follow from its turn.
+#[derive(Clone, Copy)]
+struct Unnumbered {
+    fingerprint: Fingerprint,
+    event_id: EventId,
+}
+
+impl Unnumbered {
+    fn of(event: &StoredEvent) -> Self {
+        let fingerprint = fingerprint_of(
+            &event.aggregate,
+            &event.event_type,
+            event.schema_version,
+            event.payload.as_bytes(),
+            event.session_id.as_ref(),
+        );
+        Self { fingerprint, event_id: event.event_id }
+    }
+}
+
+/// The fingerprint that `event` would have if it was stored.
+pub(super) fn fingerprint(aggregate: &Aggregate, event: &NewEvent) -> Fingerprint {
+    let (payload, session) = (event.payload.as_bytes(), event.session_id.as_ref());
+    fingerprint_of(aggregate, &event.event_type, event.schema_version, payload, session)
+}
+
+fn fingerprint_of(
+    aggregate: &Aggregate,
+    event_type: &str,
+    schema_version: u32,
+    payload: &[u8],
+    session: Option<&SessionId>,
+) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&schema_version.to_le_bytes());
+    let session = session.map_or("", |id| id.as_str());
+    let names = [aggregate.aggregate_type(), aggregate.aggregate_id(), event_type, session];
+    for text in names.map(str::as_bytes).into_iter().chain([payload]) {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text);
+    }
+    let mut fingerprint = Fingerprint::default();
+    hasher.finalize_xof().fill(&mut fingerprint);
+    fingerprint
+}
+
+fn index_of(position: Position) -> usize {
+    usize::try_from(position.0 - 1).expect("the places are in memory")
+}

@@ -1,0 +1,411 @@
+//! The event store over a commit log: any number of nodes append to one log, and each follows it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt};
+use ironbus::event::{Aggregate, Epoch, Position, Sequence, StoreId, StoredEvent};
+use ironbus::key::EventFilter;
+use ironbus::store::{
+    AggregatePage, Append, AppendError, Appended, EpochStart, EventStore, Head, Lineage, Page, ReadError,
+};
+use ironbus::subscription::{Start, Subscription};
+use ironbus::tail::{RingLimits, Tail};
+use parking_lot::RwLock;
+use tokio::sync::{Notify, mpsc, oneshot};
+use uuid::Uuid;
+
+use super::batch::{Batch, Record};
+use super::committer::{Command, Committer, Mark, read_error};
+use super::follow::{self, Trouble};
+use super::log::{CommitLog, Committed, LogError, Slot};
+use super::plan::Sealed;
+use super::state::{State, Whereabouts};
+
+/// How many appends may wait for the committing task. When as many wait, a further append waits to be let in.
+const WAITING_APPENDS: usize = 4096;
+
+/// A page ends once its payloads and metadata reach this many bytes.
+const PAGE_BYTES: usize = 8 << 20;
+
+/// How many slots one read of the log asks for at the same time.
+const READS_AT_ONCE: usize = 16;
+
+/// How often a node looks for what others have committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// The pause while something comes.
+    pub least: Duration,
+    /// The pause that it grows to while nothing comes.
+    pub most: Duration,
+}
+
+/// How a [`ZenohStorageEventStore`] behaves.
+#[derive(Clone, Debug)]
+pub struct StorageOptions {
+    /// How much of the log's end is kept in memory for live readers.
+    pub ring: RingLimits,
+    /// How many bytes of batches are kept in memory for those who read the log. When full, those go that were
+    /// least used, and are read again.
+    pub cache_bytes: u64,
+    /// How long an append is tried while the log doesn't answer, before its caller is told so.
+    pub patience: Duration,
+    /// How often is looked for what others have committed.
+    pub pace: Pace,
+    /// After how many slots, at the least, a snapshot of the state is kept, so that a start need not read
+    /// all.
+    pub snapshot_every: u64,
+    /// Whether a log is begun where there is none.
+    pub create: bool,
+    /// The log that a begun one is to be a copy of: which log it is, and its epochs. A copy accepts only what
+    /// is copied until [`ZenohStorageEventStore::open_copy`].
+    pub copy_of: Option<(StoreId, Lineage)>,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        Self {
+            ring: RingLimits::default(),
+            cache_bytes: 64 << 20,
+            patience: Duration::from_secs(10),
+            pace: Pace { least: Duration::from_millis(50), most: Duration::from_secs(1) },
+            snapshot_every: 1024,
+            create: true,
+            copy_of: None,
+        }
+    }
+}
+
+/// Why a log can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageOpenError {
+    /// It can't be reached, or is damaged.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+    /// There is none, and none was to be begun.
+    #[error("there is no log here; name another place, or let one be created")]
+    NoLog,
+}
+
+impl From<LogError> for StorageOpenError {
+    fn from(error: LogError) -> Self {
+        Self::Trouble(Trouble::Away(error))
+    }
+}
+
+/// The event store over a [`CommitLog`]. A handle: cheap to clone, the store closes with the last one.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ironbus::{Aggregate, Append, EventStore, ExpectedVersion, Json, NewEvent};
+/// use ironbus_zenoh::storage::{MemoryLog, StorageOptions, ZenohStorageEventStore};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # runtime.block_on(async {
+/// // In earnest: `ObjectLog::open_s3` for a bucket, `ObjectLog::open_folder` for a folder.
+/// let log = Arc::new(MemoryLog::default());
+/// let one = ZenohStorageEventStore::open(log.clone(), StorageOptions::default()).await?;
+/// let two = ZenohStorageEventStore::open(log, StorageOptions::default()).await?;
+///
+/// let todo = Aggregate::new("Todo", "uuid-123")?;
+/// let added = NewEvent::new("TodoAdded", Json::parse(r#"{"title":"write docs"}"#)?);
+/// one.append(Append::to(todo, ExpectedVersion::NoStream, vec![added])).await?;
+/// assert_eq!(two.head().await?.position.0, 1);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct ZenohStorageEventStore(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// What the handles and the committing task share.
+pub(super) struct Shared {
+    pub(super) log: Arc<dyn CommitLog>,
+    pub(super) state: RwLock<State>,
+    pub(super) tail: Arc<Tail>,
+    pub(super) hint: Notify,
+    cache: moka::sync::Cache<Slot, Arc<Batch>>,
+    closed: AtomicBool,
+}
+
+impl ZenohStorageEventStore {
+    /// Opens a log, and folds it to its end. Any number of nodes may have one log open.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageOpenError`] with what to do.
+    pub async fn open(log: Arc<dyn CommitLog>, options: StorageOptions) -> Result<Self, StorageOpenError> {
+        let state = match follow::start(&*log, true).await? {
+            Some(state) => state,
+            None if options.create => {
+                begin(&*log, options.copy_of.clone()).await?;
+                follow::start(&*log, true).await?.ok_or(StorageOpenError::NoLog)?
+            }
+            None => return Err(StorageOpenError::NoLog),
+        };
+        let tail = Arc::new(Tail::new(state.epoch(), state.head(), options.ring));
+        let weight = |_: &Slot, batch: &Arc<Batch>| weigh(batch.events());
+        let cache = moka::sync::Cache::builder().weigher(weight).max_capacity(options.cache_bytes).build();
+        let shared = Arc::new(Shared {
+            log,
+            state: RwLock::new(state),
+            tail,
+            hint: Notify::new(),
+            cache,
+            closed: AtomicBool::new(false),
+        });
+        let (commands, waiting) = mpsc::channel(WAITING_APPENDS);
+        let committer =
+            Committer::new(Arc::clone(&shared), options.patience, options.pace, options.snapshot_every);
+        // It ends when the last handle is dropped, or when it is closed, which waits for it.
+        tokio::spawn(committer.run(waiting));
+        Ok(Self(Arc::new(Handle { shared, commands })))
+    }
+
+    /// The end of the log in memory.
+    #[must_use]
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.0.shared.tail
+    }
+
+    /// Says that another node has committed, so that it is looked for at once. Only makes it quicker: without
+    /// hints the log is looked at in its [`Pace`].
+    pub fn hint(&self) {
+        self.0.shared.hint.notify_one();
+    }
+
+    /// Folds all that was committed by anyone before this was called, and says where the log ends.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] when the log can't be reached.
+    pub async fn catch_up(&self) -> Result<Position, ReadError> {
+        self.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(Command::CatchUp(reply)).await.map_err(|_| ReadError::Closed)?;
+        answer.await.map_err(|_| ReadError::Closed)??;
+        Ok(self.0.shared.state.read().head())
+    }
+
+    /// Seals the log: nobody appends to its epoch any more, and this is where it ends. To seal a sealed log
+    /// changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError`]; whether it is sealed is unknown only after [`AppendError::Unknown`].
+    pub async fn seal(&self) -> Result<Sealed, AppendError> {
+        self.mark(Mark::Seal).await
+    }
+
+    /// Begins an epoch after the log's last event, which opens a sealed log again. Nothing changes if that
+    /// epoch or a later one is in force.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError`]; whether it has begun is unknown only after [`AppendError::Unknown`].
+    pub async fn begin_epoch(&self, epoch: Epoch) -> Result<Sealed, AppendError> {
+        self.mark(Mark::BeginEpoch(epoch)).await
+    }
+
+    /// Copies events into a log that was begun as a copy, with their positions, sequences, ids and times.
+    /// They follow what it has already; those that it has are left out, so a copy may be begun again
+    /// anywhere. They become one batch: some thousands at a time are a good page.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError::Storage`] when the log isn't a copy in the making, or the events leave a hole.
+    pub async fn copy(&self, events: Vec<Arc<StoredEvent>>) -> Result<Sealed, AppendError> {
+        self.mark(Mark::Copy(events)).await
+    }
+
+    /// Opens a copy, in the epoch after that of the log that was sealed. To open an open one changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError::Storage`] when it doesn't hold exactly what that log held when it was sealed.
+    pub async fn open_copy(&self, of: Sealed) -> Result<Sealed, AppendError> {
+        self.mark(Mark::OpenCopy(of)).await
+    }
+
+    async fn mark(&self, mark: Mark) -> Result<Sealed, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(Command::Mark(mark, reply)).await.map_err(|_| AppendError::Closed)?;
+        answer.await.map_err(|_| AppendError::Closed)?
+    }
+
+    /// Commits what waits, refuses what comes after, and ends every subscription. Returns when that is done.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.0.commands.send(Command::Close(done)).await.is_ok() {
+            // The task drops the sender only when it has ended, which is what is waited for.
+            let _ = closed.await;
+        }
+        self.0.shared.closed.store(true, Ordering::Release);
+        self.0.shared.tail.close();
+    }
+
+    fn check_open(&self) -> Result<(), ReadError> {
+        if self.0.shared.closed.load(Ordering::Acquire) { Err(ReadError::Closed) } else { Ok(()) }
+    }
+}
+
+/// Begins a log where there is none. Another node may be quicker: then its log it is.
+async fn begin(log: &dyn CommitLog, copy_of: Option<(StoreId, Lineage)>) -> Result<(), StorageOpenError> {
+    let copy = copy_of.is_some();
+    let start = EpochStart { epoch: Epoch(1), after: Position::START };
+    let (store_id, lineage) = copy_of
+        .unwrap_or_else(|| (StoreId(Uuid::new_v4()), Lineage::new(vec![start]).expect("one epoch ascends")));
+    let (epoch, writer) = (lineage.epoch(), Uuid::new_v4());
+    let record = Record::Created { lineage, copy };
+    let batch = Batch { store_id, slot: Slot(0), epoch, writer, record };
+    match log.commit(Slot(0), batch.encode()).await {
+        Committed::Won | Committed::Lost(_) => Ok(()),
+        Committed::Unknown(error) => Err(error.into()),
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.tail.close();
+    }
+}
+
+#[async_trait]
+impl EventStore for ZenohStorageEventStore {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        append.check()?;
+        let (reply, answer) = oneshot::channel();
+        let send = self.0.commands.send(Command::Append(append, reply));
+        send.await.map_err(|_| AppendError::Closed)?;
+        answer.await.map_err(|_| AppendError::Closed)?
+    }
+
+    async fn load(
+        &self,
+        aggregate: &Aggregate,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<AggregatePage, ReadError> {
+        self.check_open()?;
+        let shared = &self.0.shared;
+        let (positions, version) = shared.state.read().load(aggregate, after, limit);
+        let events = shared.fetch(&positions).await?;
+        Ok(AggregatePage { events, version })
+    }
+
+    async fn read(&self, after: Position, filter: &EventFilter, limit: usize) -> Result<Page, ReadError> {
+        self.check_open()?;
+        let shared = &self.0.shared;
+        let selected = shared.state.read().select(after, filter, limit);
+        let events = shared.fetch(&selected.positions).await?;
+        let cut = events.len() < selected.positions.len();
+        let through = match events.last() {
+            Some(last) if cut => last.position,
+            _ => selected.through,
+        };
+        Ok(Page { events, through, head: selected.head })
+    }
+
+    /// The head of the log itself, not only of what this node has followed so far.
+    async fn head(&self) -> Result<Head, ReadError> {
+        let position = self.catch_up().await?;
+        let state = self.0.shared.state.read();
+        let (store_id, lineage) = (state.store_id(), state.lineage().clone());
+        Ok(Head { store_id, lineage, earliest: Position(1), position })
+    }
+
+    fn subscribe(&self, filter: EventFilter, start: Start) -> Subscription {
+        Subscription::new(Arc::new(self.clone()), Arc::clone(self.tail()), filter, start)
+    }
+}
+
+impl Shared {
+    pub(super) fn remember(&self, batch: Arc<Batch>) {
+        self.cache.insert(batch.slot, batch);
+    }
+
+    /// The events at these ascending positions, or those that fit into a page.
+    async fn fetch(self: &Arc<Self>, positions: &[Position]) -> Result<Vec<Arc<StoredEvent>>, ReadError> {
+        let slots = self.slots_of(positions);
+        let reads = slots.into_iter().map(|(at, positions)| {
+            let shared = Arc::clone(self);
+            async move {
+                let batch = shared.batch(at).await?;
+                let event = |position: Position| {
+                    let index = usize::try_from(position.0 - at.first.0).expect("a batch fits into memory");
+                    Arc::clone(&batch.events()[index])
+                };
+                Ok::<Vec<_>, ReadError>(positions.into_iter().map(event).collect())
+            }
+        });
+        let mut pages = stream::iter(reads).buffered(READS_AT_ONCE);
+        let (mut events, mut bytes) = (Vec::with_capacity(positions.len()), 0);
+        while let Some(page) = pages.next().await {
+            for event in page? {
+                bytes += event.payload.as_bytes().len() + event.metadata.json().as_bytes().len();
+                events.push(event);
+                if bytes >= PAGE_BYTES {
+                    return Ok(events);
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    fn slots_of(&self, positions: &[Position]) -> Vec<(Whereabouts, Vec<Position>)> {
+        let state = self.state.read();
+        let mut slots: Vec<(Whereabouts, Vec<Position>)> = Vec::new();
+        for position in positions {
+            match slots.last_mut() {
+                Some((at, of)) if *position <= at.last => of.push(*position),
+                _ => slots.push((state.whereabouts(*position), vec![*position])),
+            }
+        }
+        slots
+    }
+
+    /// A slot's batch, from memory or from the log. What the log has is compared with what was folded, so
+    /// that nothing is served that has changed since.
+    async fn batch(&self, at: Whereabouts) -> Result<Arc<Batch>, ReadError> {
+        if let Some(batch) = self.cache.get(&at.slot) {
+            return Ok(batch);
+        }
+        let found = follow::read(&*self.log, at.slot).await.map_err(|trouble| read_error(&trouble))?;
+        let damaged =
+            |reason: &str| ReadError::Damaged { place: format!("slot {}", at.slot), reason: reason.into() };
+        let batch = found.ok_or_else(|| damaged("it is missing"))?;
+        let Record::Events { chain, events, .. } = &batch.record else {
+            return Err(damaged("its events are gone"));
+        };
+        let (first, last) = (events.first().map(|e| e.position), events.last().map(|e| e.position));
+        if *chain != at.chain || (first, last) != (Some(at.first), Some(at.last)) {
+            return Err(damaged("it isn't what was folded"));
+        }
+        let batch = Arc::new(batch);
+        self.remember(Arc::clone(&batch));
+        Ok(batch)
+    }
+}
+
+fn weigh(events: &[Arc<StoredEvent>]) -> u32 {
+    let bytes = events.iter().map(|e| 400 + e.payload.as_bytes().len() + e.metadata.json().as_bytes().len());
+    u32::try_from(bytes.sum::<usize>()).unwrap_or(u32::MAX)
+}
+
+impl std::fmt::Debug for ZenohStorageEventStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shared = &self.0.shared;
+        f.debug_struct("ZenohStorageEventStore")
+            .field("log", &shared.log)
+            .field("head", &shared.tail.head())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,7 @@
+//! Nodes with real Zenoh sessions between them.
+
+mod contract;
+mod edges;
+mod others;
+mod raw;
+mod support;

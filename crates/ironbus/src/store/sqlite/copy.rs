@@ -1,0 +1,351 @@
+//! Copying a log as it is: a backup beside a running writer, and a log restored from one.
+//!
+//! A copy is a log itself: every event has its position, its id, its time and its hash, so `verify` proves it, and
+//! a copy that was begun is continued. The source is read page by page, so that no transaction stays open while its
+//! writer goes on; since events are only ever added, what is copied is what the log held when the last page was
+//! read.
+//!
+//! Invariants:
+//! - every event is hashed anew and compared with the source's chain before it is written: damage isn't copied;
+//! - a copy stands under its name only when it is one; until then it lies beside it as `….new`.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::reader::{aggregate_of, event_at_row, row_of};
+use super::schema::{
+    LogState, fold_in_at_close, insert_epoch_from, open_reader, open_writer, read_state, refused,
+};
+use super::unsynced::this_boot;
+use super::writer::{insert_aggregate, insert_event};
+use super::{Durability, OpenError};
+use crate::event::{Epoch, Position, StoredEvent};
+use crate::store::{CHAIN_START, ChainHash, Lineage, chain};
+
+/// How many events are copied in one transaction.
+const PAGE: u32 = 4096;
+
+/// What a copy holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// How many events were copied now.
+    pub events: u64,
+    /// The last position.
+    pub head: Position,
+    /// The epoch in force.
+    pub epoch: Epoch,
+    /// The hash over all events, in hexadecimal: equal logs have equal ones.
+    pub chain: String,
+}
+
+/// Why a log isn't copied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// One of the two files can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no log to copy.
+    #[error("there is no log at {path}; name its directory")]
+    NoSource {
+        /// Where.
+        path: PathBuf,
+    },
+    /// There is a log where one is to be restored.
+    #[error(
+        "there is a log at {path} already, and a restore overwrites nothing: name another directory, or move it away"
+    )]
+    Occupied {
+        /// Where.
+        path: PathBuf,
+    },
+    /// What is there isn't a copy of this log.
+    #[error("{path} is no copy of this log ({reason}); copy to another directory")]
+    NotACopy {
+        /// The file.
+        path: PathBuf,
+        /// How it differs.
+        reason: String,
+    },
+    /// An event of the source isn't the one that was stored.
+    #[error(
+        "the event at position {position} of {path} is damaged; what is before it is copied (`ironbus verify` says more)"
+    )]
+    Damaged {
+        /// The source.
+        path: PathBuf,
+        /// Where.
+        position: Position,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// Copies the log at `log` to `to`, or continues a copy that is there. Disturbs no writer of the log. `progress` is
+/// told how many of how many events are copied.
+///
+/// # Errors
+///
+/// [`CopyError`] with what to do.
+pub fn back_up(log: &Path, to: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
+    let source = Source::open(log)?;
+    if to.exists() {
+        return source.continue_in(to, &mut progress);
+    }
+    source.copy_to_new(to, &mut progress, |_, _| Ok(()))
+}
+
+/// Makes a log at `to` out of a copy of one. It begins a new epoch, so that no reader takes positions of the log
+/// that was lost for its own. The epoch's number is the time in seconds since 1970 (or the next one, if that is
+/// greater): the lost log may have begun epochs that the copy doesn't know of, and none had as great a number.
+///
+/// # Errors
+///
+/// [`CopyError`] with what to do. Nothing is left at `to` then.
+pub fn restore(copy: &Path, to: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
+    if to.exists() {
+        return Err(CopyError::Occupied { path: to.to_owned() });
+    }
+    Source::open(copy)?.copy_to_new(to, &mut progress, |connection, state| {
+        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        insert_epoch_from(connection, state, Epoch(now), "the log was restored from a copy")
+            .map_err(|error| refused(to, error))?;
+        Ok(())
+    })
+}
+
+struct Source {
+    path: PathBuf,
+    connection: Connection,
+    state: LogState,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, CopyError> {
+        if !path.exists() {
+            return Err(CopyError::NoSource { path: path.to_owned() });
+        }
+        let connection = open_reader(path)?;
+        let state = read_state(path, &connection)?;
+        fold_in_at_close(&connection, true).map_err(|error| refused(path, error))?;
+        Ok(Self { path: path.to_owned(), connection, state })
+    }
+
+    fn copy_to_new(
+        &self,
+        to: &Path,
+        progress: &mut impl FnMut(u64, u64),
+        finish: impl FnOnce(&Connection, &LogState) -> Result<(), CopyError>,
+    ) -> Result<Copied, CopyError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CopyError::Io { path, source }
+        };
+        let new = beside(to, ".new");
+        // Left by one that was killed: it may be half of anything.
+        for old in [&new, &beside(&new, "-wal"), &beside(&new, "-shm")] {
+            match std::fs::remove_file(old) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(old)(error)),
+                _ => {}
+            }
+        }
+        let mut copy = Copy::open(&new)?;
+        copy.adopt(&self.state)?;
+        let copied = self.transfer(&mut copy, progress).and_then(|copied| {
+            finish(&copy.connection, &copy.state)?;
+            Ok(copied)
+        });
+        let closed = copied.and_then(|copied| {
+            let state = read_state(&new, &copy.connection)?;
+            copy.close()?;
+            Ok(Copied { epoch: state.lineage.epoch(), ..copied })
+        })?;
+        // On the disk under its own name, and only then under the name that is looked for.
+        std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(failed(&new))?;
+        std::fs::rename(&new, to).map_err(failed(to))?;
+        let lock = super::schema::lock_path(&new);
+        std::fs::remove_file(&lock).map_err(failed(&lock))?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
+        Ok(closed)
+    }
+
+    fn continue_in(&self, to: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
+        let mut copy = Copy::open(to)?;
+        if let Err(reason) = self.is_copied_by(&copy.state).map_err(|error| refused(&self.path, error))? {
+            return Err(CopyError::NotACopy { path: to.to_owned(), reason });
+        }
+        let copied = self.transfer(&mut copy, progress)?;
+        copy.close()?;
+        Ok(copied)
+    }
+
+    /// Whether a log holds what this one holds up to its head.
+    fn is_copied_by(&self, copy: &LogState) -> rusqlite::Result<Result<(), String>> {
+        let (own, theirs) = (&self.state, copy.head);
+        if own.store_id != copy.store_id {
+            return Ok(Err("it is of another log".into()));
+        }
+        if own.head < theirs {
+            return Ok(Err(format!(
+                "it goes on to position {theirs}, and the log ends at {}: the log was replaced by an older one",
+                own.head
+            )));
+        }
+        if !own.lineage.starts().starts_with(copy.lineage.starts())
+            || self.hash_at(theirs)? != Some(copy.chain)
+        {
+            return Ok(Err(format!("they hold different events up to position {theirs}")));
+        }
+        Ok(Ok(()))
+    }
+
+    fn hash_at(&self, position: Position) -> rusqlite::Result<Option<ChainHash>> {
+        if position == Position::START {
+            return Ok(Some(CHAIN_START));
+        }
+        let mut select = self.connection.prepare_cached("SELECT chain FROM event WHERE position = ?1")?;
+        select.query_row([position.0], |row| row.get(0)).optional()
+    }
+
+    /// Copies what the copy lacks, up to where the log ends when the last page is read.
+    fn transfer(&self, copy: &mut Copy, progress: &mut impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
+        let wrap = |error| refused(&self.path, error);
+        let mut events = 0;
+        loop {
+            let state = read_state(&self.path, &self.connection)?;
+            progress(copy.state.head.0, state.head.0);
+            let page = self.page(copy.state.head).map_err(wrap)?;
+            events += page.len() as u64;
+            let last = page.len() < PAGE as usize;
+            copy.write(page, &self.path, &state.lineage)?;
+            if last {
+                progress(copy.state.head.0, copy.state.head.0);
+                break;
+            }
+        }
+        self.copy_journal(copy)?;
+        Ok(Copied {
+            events,
+            head: copy.state.head,
+            epoch: copy.state.lineage.epoch(),
+            chain: blake3::Hash::from_bytes(copy.state.chain).to_hex().to_string(),
+        })
+    }
+
+    fn page(&self, after: Position) -> rusqlite::Result<Vec<(StoredEvent, ChainHash)>> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT position, aggregate, sequence, session_id, event_id, event_type, schema_version,
+                    recorded_at, metadata, payload, chain
+             FROM event WHERE position > ?1 ORDER BY position LIMIT ?2",
+        )?;
+        let rows = select.query_and_then((after.0, PAGE), |row| {
+            let aggregate = aggregate_of(&self.connection, row.get(1)?)?;
+            Ok((event_at_row(row, aggregate)?, row.get(10)?))
+        })?;
+        rows.collect()
+    }
+
+    /// The steps of the migration and the phase in force, as of now.
+    fn copy_journal(&self, copy: &Copy) -> Result<(), CopyError> {
+        super::journal::copy(&self.connection, &copy.connection)
+            .map_err(|error| refused(&copy.path, error))?;
+        Ok(())
+    }
+}
+
+/// A log that is made to hold what another one does.
+struct Copy {
+    path: PathBuf,
+    connection: Connection,
+    state: LogState,
+    lock: super::schema::WriteLock,
+}
+
+impl Copy {
+    fn open(path: &Path) -> Result<Self, CopyError> {
+        let (connection, state, lock) = open_writer(path, Durability::Full, this_boot().as_deref())?;
+        Ok(Self { path: path.to_owned(), connection, state, lock })
+    }
+
+    /// Takes the identity of the log that it copies; its epochs come with its events.
+    fn adopt(&mut self, source: &LogState) -> Result<(), CopyError> {
+        let store_id = source.store_id.0.as_bytes();
+        self.connection
+            .execute("UPDATE log SET store_id = ?1", [store_id])
+            .map_err(|error| refused(&self.path, error))?;
+        self.state.store_id = source.store_id;
+        Ok(())
+    }
+
+    /// Writes a page of events, and the epochs that have begun by its end, in one transaction.
+    fn write(
+        &mut self,
+        page: Vec<(StoredEvent, ChainHash)>,
+        from: &Path,
+        lineage: &Lineage,
+    ) -> Result<(), CopyError> {
+        let (mut head, mut hash) = (self.state.head, self.state.chain);
+        let mut damaged = None;
+        let written = self.connection.unchecked_transaction().and_then(|transaction| {
+            for (event, stored) in page {
+                let position = head.next();
+                if event.position != position || chain(&hash, &event) != stored {
+                    damaged = Some(position);
+                    break;
+                }
+                let row = match row_of(&transaction, &event.aggregate)? {
+                    Some(row) => row,
+                    None => insert_aggregate(&transaction, &event.aggregate)?,
+                };
+                insert_event(&transaction, row, &event, &stored)?;
+                (head, hash) = (position, stored);
+            }
+            for start in lineage.starts().iter().filter(|start| start.after <= head) {
+                transaction.execute(
+                    "INSERT INTO epoch (epoch, after) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+                    (start.epoch.0, start.after.0),
+                )?;
+            }
+            // A restored log doesn't hand its history to Zenoh again.
+            transaction.execute("UPDATE log SET head = ?1, chain = ?2, carried = ?1", (head.0, hash))?;
+            transaction.commit()
+        });
+        written.map_err(|error| refused(&self.path, error))?;
+        (self.state.head, self.state.chain) = (head, hash);
+        self.state.lineage = lineage_up_to(lineage, head);
+        match damaged {
+            Some(position) => Err(CopyError::Damaged { path: from.to_owned(), position }),
+            None => Ok(()),
+        }
+    }
+
+    /// Folds everything into the one file.
+    fn close(self) -> Result<(), CopyError> {
+        let Self { path, connection, lock, .. } = self;
+        connection
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+            .and_then(|()| connection.close().map_err(|(_, error)| error))
+            .map_err(|error| refused(&path, error))?;
+        drop(lock);
+        Ok(())
+    }
+}
+
+fn lineage_up_to(lineage: &Lineage, head: Position) -> Lineage {
+    let starts = lineage.starts().iter().filter(|start| start.after <= head).copied().collect();
+    Lineage::new(starts).expect("a log's first epoch begins before its first event")
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
