@@ -6,7 +6,8 @@
 //! The way of an event reads in this order: [`store`] (append, group commit), [`tail`] (the log's end in
 //! memory, and who waits for what), [`subscription`] (replay, then live, without a seam). [`typed`] puts
 //! an application's own types on top; [`cache`] keeps computed values true; [`bus`] carries raw live
-//! events; [`migration`] takes a log from one process to many nodes and back; [`node`] wires it all.
+//! events; [`migration`] takes a log from one process to many nodes and back, [`moving`] from one storage to another;
+//! [`node`] wires it all.
 //!
 //! ```
 //! use ironbus::{Aggregate, Append, EventFilter, EventStore, ExpectedVersion, Json, NewEvent};
@@ -36,6 +37,7 @@ pub mod cache;
 pub mod event;
 pub mod key;
 pub mod migration;
+pub mod moving;
 pub mod node;
 pub mod publisher;
 pub mod store;
@@ -50,6 +52,7 @@ pub use event::{
 };
 pub use key::{Entitlement, EventFilter, EventKey, KeyPattern};
 pub use migration::{Migration, MigrationOptions, Phase};
+pub use moving::{LogPlace, NodeLog};
 pub use node::{LogAccess, Node, NodeOptions};
 pub use store::{
     Append, AppendError, Appended, Durability, EventStore, ExpectedVersion, ReadError, SqliteEventStore,

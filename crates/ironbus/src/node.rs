@@ -4,7 +4,7 @@
 //! a store node ([`Node::edge`]). What joins either to others is a [`Link`], which a crate beside this
 //! one brings (`ironbus-zenoh`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -17,17 +17,23 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{BroadcastBus, DualEventBus, EventBus, EventBusMode, Side};
-use crate::event::Position;
+use crate::event::{Epoch, Position};
+use crate::moving::{Exchanged, LogPlace, LogPlaces, Mover, NodeLog, Places};
 use crate::migration::{BusSwitch, Gauges, Migration, MigrationOptions, StartError, SwitchError, compare};
 use crate::publisher::{Memory, Progress, publish};
-use crate::store::{Durability, EventStore, OpenError, SqliteEventStore, SqliteOptions};
+use crate::store::{Durability, EventStore, Head, OpenError};
 use crate::tail::{RingLimits, Tail};
 
 /// How to open a [`Node`].
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// The data directory; created if it doesn't exist. The log is its file `ironbus.db`.
+    /// The data directory; created if it doesn't exist. The log is its file `ironbus.db`, but where `log` or a move
+    /// says otherwise.
     pub data: PathBuf,
+    /// Where a log is begun if the directory has none; the directory's SQLite file where this is `None`.
+    pub log: Option<LogPlace>,
+    /// Who opens logs that aren't in a SQLite file.
+    pub storage: Option<Arc<dyn LogPlaces>>,
     /// When an append counts as durable.
     pub durability: Durability,
     /// How much of the log's end is kept in memory for live readers.
@@ -45,6 +51,8 @@ impl NodeOptions {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
+            log: None,
+            storage: None,
             durability: Durability::default(),
             ring: RingLimits::default(),
             bus_capacity: 1024,
@@ -121,6 +129,9 @@ pub trait Link: Send + Sync + 'static {
     /// How the node stands to the log.
     fn log_access(&self) -> LogAccess;
 
+    /// The log has moved, and so begun a later epoch. Appends wait until this returns.
+    async fn log_moved(&self, head: &Head);
+
     /// How many subscribers on `events/**` there are that aren't nodes of ours, as far as the link can
     /// tell.
     fn foreign_subscribers(&self) -> u64 {
@@ -138,7 +149,8 @@ pub struct Node(Arc<Inner>);
 
 struct Inner {
     store: Arc<dyn EventStore>,
-    own: Option<SqliteEventStore>,
+    own: Option<NodeLog>,
+    mover: Option<Mover>,
     tail: Arc<Tail>,
     bus: Arc<DualEventBus>,
     progress: [Arc<Progress>; 2],
@@ -158,39 +170,55 @@ impl Node {
     pub async fn open(options: NodeOptions) -> Result<Self, OpenError> {
         std::fs::create_dir_all(&options.data)
             .map_err(|source| OpenError::Io { path: options.data.clone(), source })?;
-        let store = SqliteEventStore::open(SqliteOptions {
-            durability: options.durability,
-            ring: options.ring,
-            ..SqliteOptions::new(options.log_path())
-        })
-        .await?;
-        let tail = Arc::clone(store.tail());
-        let bus = DualEventBus::new_broadcast(BroadcastBus::new(options.bus_capacity));
-        Ok(Self::start(Arc::new(store.clone()), Some(store), tail, Arc::new(bus)))
+        let NodeOptions { data, log, storage, durability, ring, bus_capacity } = options;
+        let places: Arc<dyn LogPlaces> = Arc::new(Places { data: data.clone(), durability, ring, storage });
+        // It finds its log: whichever is opened feeds it, now and after a move.
+        let tail = Arc::new(Tail::new(Epoch(0), Position::START, ring));
+        let opened = crate::moving::open(&*places, &data, log, Arc::clone(&tail)).await?;
+        let own = opened.log.clone();
+        let bus = DualEventBus::new_broadcast(BroadcastBus::new(bus_capacity));
+        let (link, stop) = (Arc::default(), CancellationToken::new());
+        let told = Arc::new(Told(Arc::clone(&link)));
+        let mover = Mover::new(opened, places, data, told, stop.child_token());
+        let store = Arc::new(own.clone());
+        let node = Self::start(store, Some((own, mover.clone())), tail, Arc::new(bus), link, stop);
+        node.own_task(
+            "move of the log",
+            tokio::spawn(async move {
+                if let Some(Err(error)) = mover.resume().await {
+                    tracing::warn!(%error, "the log didn't go over");
+                }
+            }),
+        );
+        Ok(node)
     }
 
     /// A node without a log, over a store that talks to a store node. `tail` is that store's.
     #[must_use]
     pub fn edge(store: Arc<dyn EventStore>, tail: Arc<Tail>, bus: Arc<DualEventBus>) -> Self {
-        Self::start(store, None, tail, bus)
+        Self::start(store, None, tail, bus, Arc::default(), CancellationToken::new())
     }
 
     fn start(
         store: Arc<dyn EventStore>,
-        own: Option<SqliteEventStore>,
+        own: Option<(NodeLog, Mover)>,
         tail: Arc<Tail>,
         bus: Arc<DualEventBus>,
+        link: Arc<Mutex<Option<Arc<dyn Link>>>>,
+        stop: CancellationToken,
     ) -> Self {
+        let (own, mover) = own.unzip();
         let node = Self(Arc::new(Inner {
             store,
             own,
+            mover,
             tail,
             bus,
             progress: Default::default(),
-            link: Arc::default(),
+            link,
             migration: OnceCell::new(),
             streams: Arc::default(),
-            stop: CancellationToken::new(),
+            stop,
             tasks: Mutex::default(),
         }));
         let publishing = node.publishing(Side::Broadcast);
@@ -257,7 +285,7 @@ impl Node {
             comparing: Arc::default(),
         });
         let (bus, gauges) = (Arc::clone(&parts), Arc::clone(&parts));
-        let (migration, driver) = Migration::start(Arc::new(own), bus, gauges, options).await?;
+        let (migration, driver) = Migration::start(Arc::new(own), bus, gauges, self.0.mover.clone(), options).await?;
         self.own_task("migration", tokio::spawn(driver));
         let (bus, tail) = (Arc::clone(&parts.bus), Arc::clone(&parts.tail));
         let zenoh = Arc::clone(&parts.progress[Side::Zenoh as usize]);
@@ -317,14 +345,20 @@ impl Node {
 
     /// The log itself, on a store node.
     #[must_use]
-    pub fn own_store(&self) -> Option<&SqliteEventStore> {
+    pub fn own_log(&self) -> Option<&NodeLog> {
         self.0.own.as_ref()
     }
 
-    /// The log's file, on a store node.
+    /// The log's file or directory, on a store node whose log has one.
     #[must_use]
-    pub fn log_path(&self) -> Option<&Path> {
-        self.0.own.as_ref().map(SqliteEventStore::path)
+    pub fn log_path(&self) -> Option<PathBuf> {
+        self.0.own.as_ref().and_then(NodeLog::path)
+    }
+
+    /// Who moves the log, on a store node.
+    #[must_use]
+    pub fn mover(&self) -> Option<&Mover> {
+        self.0.mover.as_ref()
     }
 
     /// How the node stands to the log.
@@ -357,11 +391,16 @@ impl Node {
         if let Some(migration) = self.migration() {
             migration.close();
         }
+        if let Some(mover) = &self.0.mover {
+            // What is under way goes on at the next start.
+            mover.close().await;
+        }
         let link = self.0.link.lock().clone();
         if let Some(link) = link {
-            self.0.own.iter().for_each(|own| own.carried().close_begins());
+            let carrying = self.0.own.as_ref().and_then(|own| own.current().carrying());
+            carrying.iter().for_each(|carrying| carrying.carried.close_begins());
             let left = link.close().await;
-            self.0.own.iter().filter(|_| left).for_each(|own| own.carried().close_done());
+            carrying.iter().filter(|_| left).for_each(|carrying| carrying.carried.close_done());
         }
         if let Some(own) = &self.0.own {
             own.close().await;
@@ -378,6 +417,19 @@ impl Node {
             }
         }
         unfinished
+    }
+}
+
+/// Tells the link that the log has moved.
+struct Told(Arc<Mutex<Option<Arc<dyn Link>>>>);
+
+#[async_trait]
+impl Exchanged for Told {
+    async fn exchanged(&self, head: &Head) {
+        let link = self.0.lock().clone();
+        if let Some(link) = link {
+            link.log_moved(head).await;
+        }
     }
 }
 

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{DualEventBus, EventBusMode, Side};
 use crate::event::Position;
 use crate::key::EventFilter;
+use crate::moving::NodeLog;
+use crate::store::EventStore;
 use crate::store::sqlite::carried::{Carried, LINGER};
-use crate::store::{EventStore, SqliteEventStore};
 use crate::subscription::{Delivery, Start, Subscription};
 
 /// How many events are handed to the bus at a time, at the most.
@@ -80,24 +81,51 @@ impl Progress {
 
 /// What a publisher remembers across starts, in the file of its log.
 pub(crate) struct Memory {
-    log: SqliteEventStore,
+    log: NodeLog,
     /// Up to where the log was carried before this start; taken when this publisher begins.
     before: Option<Position>,
 }
 
 impl Memory {
-    pub(crate) fn of(log: &SqliteEventStore) -> Self {
-        Self { log: log.clone(), before: log.carried_before() }
+    pub(crate) fn of(log: &NodeLog) -> Self {
+        let before = log.current().carrying().and_then(|carrying| carrying.before);
+        Self { log: log.clone(), before }
     }
 
-    fn carried(&self) -> &Carried {
-        self.log.carried()
+    /// What the log in force keeps of it; a log of slots keeps nothing.
+    fn carried(&self) -> Option<Arc<Carried>> {
+        self.log.current().carrying().map(|carrying| carrying.carried)
+    }
+
+    /// Somebody begins to carry what comes after a position.
+    fn begin_after(&self, after: Position) {
+        if let Some(carried) = self.carried() {
+            carried.begin(after, Instant::now());
+        }
+    }
+
+    fn hand(&self, position: Position) {
+        if let Some(carried) = self.carried() {
+            carried.hand(position, Instant::now());
+        }
+    }
+
+    fn end(&self) {
+        if let Some(carried) = self.carried() {
+            carried.end();
+        }
+    }
+
+    fn keep(&self) {
+        if let Some(carrying) = self.log.current().carrying() {
+            (carrying.keep)();
+        }
     }
 
     /// Where to begin.
     fn begin(&mut self) -> Start {
         let Some(before) = self.before.take() else { return Start::Live };
-        self.carried().begin(before, Instant::now());
+        self.begin_after(before);
         Start::After(before)
     }
 }
@@ -131,7 +159,7 @@ pub(crate) async fn publish(
                 return;
             }
             progress.set(Stage::Off);
-            memory.iter().for_each(|memory| memory.carried().end());
+            memory.iter().for_each(Memory::end);
         }
     };
     stop.run_until_cancelled(run).await;
@@ -148,7 +176,7 @@ async fn carry(
 ) -> Option<()> {
     progress.set(Stage::Carried(events.cursor()));
     if let Some(memory) = memory {
-        memory.carried().begin(events.cursor(), Instant::now());
+        memory.begin_after(events.cursor());
     }
     let mut idle = false;
     loop {
@@ -158,7 +186,7 @@ async fn carry(
             batch = events.next_batch(BATCH) => batch?,
             () = tokio::time::sleep(LINGER), if !idle => {
                 // No commit keeps it now.
-                memory.iter().for_each(|memory| memory.log.keep_carried());
+                memory.iter().for_each(|memory| memory.keep());
                 idle = true;
                 continue;
             }
@@ -182,9 +210,7 @@ async fn carry(
                 }
                 match bus.publish_on(side, &batch) {
                     // Where it goes well again, what went before it and didn't is past: a bus may lose.
-                    Ok(()) => memory.iter().for_each(|memory| {
-                        memory.carried().hand(events.cursor(), Instant::now());
-                    }),
+                    Ok(()) => memory.iter().for_each(|memory| memory.hand(events.cursor())),
                     // It isn't remembered as carried; killed now, the next start carries it.
                     Err(error) => {
                         tracing::warn!(%error, "subscriptions get from the log what the bus couldn't carry");

@@ -19,6 +19,7 @@ use super::step::{Observation, Obstacle, Plan, Transition, Wish, step};
 use super::triggers::{Measured, Thresholds, Triggers};
 use crate::bus::{EventBusMode, Side};
 use crate::event::{Json, Position};
+use crate::moving::{LogPlace, MoveError, Mover};
 use crate::store::{InvalidStep, Journal, JournalError, JournalPage, JournalStep, NewStep, Phase, ReadError};
 
 /// How many requests for steps may wait. When as many wait, a further one waits to be let in.
@@ -89,6 +90,8 @@ pub struct StepRequest {
     /// The phase to go to. For an advance the next one, for a rollback the one before, where none is
     /// named.
     pub to: Option<Phase>,
+    /// Where the log is to go, for a step with which it moves.
+    pub log: Option<LogPlace>,
     /// Who wishes it.
     pub by: String,
     /// Why.
@@ -160,12 +163,24 @@ pub enum StepError {
         /// What the bus said.
         source: SwitchError,
     },
+    /// The log couldn't move.
+    #[error(transparent)]
+    Move(MoveError),
     /// The journal can't be read, so it isn't known which phase is in force.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The node is closed or closing.
     #[error("the node is shutting down; no step is taken")]
     Closed,
+}
+
+impl From<MoveError> for StepError {
+    fn from(error: MoveError) -> Self {
+        match error {
+            MoveError::Closed => Self::Closed,
+            other => Self::Move(other),
+        }
+    }
 }
 
 impl From<JournalError> for StepError {
@@ -196,6 +211,7 @@ pub(super) struct Shared {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) bus: Arc<dyn BusSwitch>,
     gauges: Arc<dyn Gauges>,
+    pub(super) mover: Option<Mover>,
     pub(super) options: MigrationOptions,
     pub(super) closing: CancellationToken,
     /// Whether `meters.parity` is there, so that nobody takes the lock for nothing.
@@ -224,7 +240,7 @@ pub(super) struct Request {
 impl Migration {
     /// Reads the phase in force and lets the bus follow it. Whoever starts a migration owns its driver,
     /// which has to be run as a task: it takes the steps, one after another, and the figures. It ends
-    /// when the migration is closed or its last handle is gone.
+    /// when the migration is closed or its last handle is gone. Without a `mover` the log stays where it is.
     ///
     /// # Errors
     ///
@@ -233,6 +249,7 @@ impl Migration {
         journal: Arc<dyn Journal>,
         bus: Arc<dyn BusSwitch>,
         gauges: Arc<dyn Gauges>,
+        mover: Option<Mover>,
         options: MigrationOptions,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), StartError> {
         let page = journal.journal(1).await?;
@@ -245,11 +262,12 @@ impl Migration {
             nodes: Nodes::new(options.silence),
             triggers: Triggers::new(options.thresholds),
         };
-        let first = status_of(&page, bus.as_ref(), &meters.triggers, Vec::new(), None);
+        let first = status_of(&page, bus.as_ref(), mover.as_ref(), &meters.triggers, Vec::new(), None);
         let shared = Arc::new(Shared {
             journal,
             bus,
             gauges,
+            mover,
             options,
             closing: CancellationToken::new(),
             comparing: AtomicBool::new(false),
@@ -303,7 +321,7 @@ impl Migration {
     ///
     /// [`StepError`] with what is in the way.
     pub async fn advance(&self, request: StepRequest) -> Result<JournalStep, StepError> {
-        self.ask(Wish::Advance { to: request.to }, request.by, request.reason).await
+        self.ask(Wish::Advance { to: request.to, log: request.log }, request.by, request.reason).await
     }
 
     /// Goes back to an earlier phase. Returns once the bus has followed. Dropping the future doesn't take
@@ -313,7 +331,7 @@ impl Migration {
     ///
     /// [`StepError`]; nothing that is observed is ever in the way.
     pub async fn rollback(&self, request: StepRequest) -> Result<JournalStep, StepError> {
-        self.ask(Wish::RollBack { to: request.to }, request.by, request.reason).await
+        self.ask(Wish::RollBack { to: request.to, log: request.log }, request.by, request.reason).await
     }
 
     async fn ask(&self, wish: Wish, by: String, reason: String) -> Result<JournalStep, StepError> {
@@ -322,6 +340,24 @@ impl Migration {
         let request = Request { wish, by, reason, expected, reply };
         self.requests.send(request).await.map_err(|_| StepError::Closed)?;
         answer.await.map_err(|_| StepError::Closed)?
+    }
+
+    /// Takes back a move of the log that is still copying. Says whether there was one.
+    #[must_use]
+    pub fn cancel_move(&self) -> bool {
+        self.shared.mover.as_ref().is_some_and(Mover::cancel)
+    }
+
+    /// Ends keeping the log up to date that was left by the last move. Says whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError::Move`] when that can't be written down.
+    pub async fn end_mirror(&self) -> Result<bool, StepError> {
+        match &self.shared.mover {
+            Some(mover) => mover.end_mirror().await.map_err(|error| StepError::Move(error.into())),
+            None => Ok(false),
+        }
     }
 
     /// Whether both buses are being compared, so that what they bring is to be told to [`Self::heard`].
@@ -387,6 +423,7 @@ impl Shared {
             broadcast_listeners: self.bus.listeners(Side::Broadcast),
             zenoh_listeners: self.bus.listeners(Side::Zenoh),
             foreign_subscribers: self.gauges.foreign_subscribers(),
+            log: self.mover.as_ref().map(Mover::whereabouts),
         }
     }
 
@@ -422,13 +459,14 @@ impl Shared {
         let meters = &mut *self.meters.lock();
         let parity = meters.parity.as_mut().map(|parity| parity.report(&meters.nodes, at));
         let edge_nodes = meters.nodes.present(at).cloned().collect();
-        status_of(page, self.bus.as_ref(), &meters.triggers, edge_nodes, parity)
+        status_of(page, self.bus.as_ref(), self.mover.as_ref(), &meters.triggers, edge_nodes, parity)
     }
 }
 
 fn status_of(
     page: &JournalPage,
     bus: &dyn BusSwitch,
+    mover: Option<&Mover>,
     triggers: &Triggers,
     edge_nodes: Vec<NodeReport>,
     parity: Option<super::ParityReport>,
@@ -440,6 +478,9 @@ fn status_of(
         zenoh: bus.has_zenoh(),
         taken: page.taken,
         last_step: page.steps.last().cloned(),
+        log: mover.map(|mover| mover.whereabouts().log),
+        moving: mover.and_then(Mover::status),
+        pause_seconds: mover.and_then(Mover::last_pause).map(|pause| pause.as_secs_f64()),
         edge_nodes,
         parity,
         triggers: triggers.report(),
@@ -455,7 +496,7 @@ fn status_of(
 /// [`StepError`]; nothing but a phase that isn't earlier is in the way.
 pub async fn roll_back_record(journal: &dyn Journal, request: StepRequest) -> Result<JournalStep, StepError> {
     let from = journal.journal(0).await?.phase;
-    match step(from, Wish::RollBack { to: request.to }, &Observation::default()) {
+    match step(from, Wish::RollBack { to: request.to, log: request.log }, &Observation::default()) {
         Transition::Stay { why } => Err(StepError::Refused { phase: from, obstacles: why }),
         Transition::Advance { to, .. } | Transition::RollBack { to, .. } => {
             let StepRequest { by, reason, .. } = request;

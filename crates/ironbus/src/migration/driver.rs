@@ -4,13 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::controller::{Request, Shared, StepError, SwitchError, now};
 use super::step::{Observation, Transition, step};
 use crate::event::Json;
+use crate::moving::{LogPlace, MoveError, Mover};
 use crate::store::{JournalError, JournalPage, JournalStep, NewStep, Phase, ReadError};
+
+/// What a wish led to.
+enum Taken {
+    Step(JournalStep),
+    /// The log moves, which takes its time; the step is recorded where it then is.
+    Move(Mover, LogPlace, NewStep),
+}
 
 /// Who is named for a step that nobody wished.
 const ITSELF: &str = "ironbus";
@@ -22,11 +30,19 @@ pub(super) struct Driver {
     /// Whether the journal has to be asked before the next step, because it couldn't say whether the last
     /// one was recorded.
     in_doubt: bool,
+    /// Where the log was when the journal was last asked; when it is elsewhere, a move has taken a step.
+    place: Option<LogPlace>,
+    /// Moves that are done, and who waits for each. One is under way at a time.
+    done: (mpsc::Sender<Moved>, mpsc::Receiver<Moved>),
 }
+
+/// What became of a move, and who asked for it.
+type Moved = (Result<JournalStep, MoveError>, oneshot::Sender<Result<JournalStep, StepError>>);
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, page: JournalPage) -> Self {
-        Self { shared, page, in_doubt: false }
+        let place = shared.mover.as_ref().map(|mover| mover.whereabouts().log);
+        Self { shared, page, in_doubt: false, place, done: mpsc::channel(1) }
     }
 
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
@@ -39,10 +55,14 @@ impl Driver {
                 () = shared.closing.cancelled() => return,
                 request = requests.recv() => {
                     let Some(request) = request else { return };
-                    let taken = self.take(&request).await;
+                    self.answer(request).await;
+                    self.tell();
+                }
+                Some((moved, reply)) = self.done.1.recv() => {
+                    let taken = self.moved(moved).await;
                     self.tell();
                     // Who asked may have stopped waiting; the step stands all the same.
-                    let _ = request.reply.send(taken);
+                    let _ = reply.send(taken);
                 }
                 _ = every.tick() => {
                     shared.measure(now());
@@ -70,6 +90,11 @@ impl Driver {
 
     /// Does what couldn't be done when it was due.
     async fn catch_up(&mut self) {
+        let place = self.shared.mover.as_ref().map(|mover| mover.whereabouts().log);
+        if place != self.place {
+            // A move that was under way before this process was started.
+            (self.place, self.in_doubt) = (place, true);
+        }
         if self.in_doubt
             && let Err(error) = self.ask_journal().await
         {
@@ -87,7 +112,37 @@ impl Driver {
         Ok(())
     }
 
-    async fn take(&mut self, request: &Request) -> Result<JournalStep, StepError> {
+    async fn answer(&mut self, request: Request) {
+        let taken = match self.take(&request).await {
+            Ok(Taken::Step(step)) => Ok(step),
+            Ok(Taken::Move(mover, to, new)) => {
+                let (done, reply) = (self.done.0.clone(), request.reply);
+                tokio::spawn(async move {
+                    let moved = mover.go(to, new).await;
+                    // Where the driver has ended, the move is told by the journal.
+                    let _ = done.send((moved, reply)).await;
+                });
+                return;
+            }
+            Err(error) => Err(error),
+        };
+        // Who asked may have stopped waiting; the step stands all the same.
+        let _ = request.reply.send(taken);
+    }
+
+    /// The log has moved, and so the phase.
+    async fn moved(&mut self, moved: Result<JournalStep, MoveError>) -> Result<JournalStep, StepError> {
+        let step = moved?;
+        self.place = self.shared.mover.as_ref().map(|mover| mover.whereabouts().log);
+        self.page = JournalPage { phase: step.to, taken: step.step, steps: vec![step.clone()] };
+        tracing::info!(from = %step.from, to = %step.to, by = step.by, reason = step.reason, "a step of the migration");
+        match self.follow().await {
+            Ok(()) => Ok(step),
+            Err(source) => Err(StepError::Switch { to: step.to, phase: step.to, source }),
+        }
+    }
+
+    async fn take(&mut self, request: &Request) -> Result<Taken, StepError> {
         if self.in_doubt {
             self.ask_journal().await?;
         }
@@ -96,17 +151,22 @@ impl Driver {
             return Err(StepError::Moved { expected: request.expected, actual: from });
         }
         let observed = self.shared.observe(now());
-        let to = match step(from, request.wish, &observed) {
+        let (to, log) = match step(from, request.wish.clone(), &observed) {
             Transition::Stay { why } => return Err(StepError::Refused { phase: from, obstacles: why }),
-            Transition::Advance { to, .. } | Transition::RollBack { to, .. } => to,
+            Transition::Advance { to, log, .. } | Transition::RollBack { to, log, .. } => (to, log),
         };
         let (by, reason) = (request.by.clone(), request.reason.clone());
         let figures = self.figures(&observed);
+        let new = NewStep { from, to, by, reason, figures };
+        if let Some((log, mover)) = log.zip(self.shared.mover.clone()) {
+            new.check()?;
+            return Ok(Taken::Move(mover, log, new));
+        }
         // First the record, then the bus: see the module.
-        let taken = self.record(NewStep { from, to, by, reason, figures }).await?;
+        let taken = self.record(new).await?;
         tracing::info!(%from, %to, by = taken.by, reason = taken.reason, "a step of the migration");
         match self.follow().await {
-            Ok(()) => Ok(taken),
+            Ok(()) => Ok(Taken::Step(taken)),
             Err(source) => Err(self.could_not_follow(from, to, source).await),
         }
     }

@@ -6,6 +6,7 @@ use super::nodes::NodeReport;
 use super::parity::ParityReport;
 use super::triggers::{Advice, TriggerReport};
 use crate::bus::EventBusMode;
+use crate::moving::{LogPlace, MoveStatus};
 use crate::store::{JournalStep, Phase};
 
 /// How the migration is at one moment.
@@ -23,6 +24,12 @@ pub struct Status {
     pub taken: u64,
     /// The last of them.
     pub last_step: Option<JournalStep>,
+    /// Where the log is, where it can move.
+    pub log: Option<LogPlace>,
+    /// The move of the log that is under way, or the mirror of the last one.
+    pub moving: Option<MoveStatus>,
+    /// How long appends waited when the log last went over, in seconds, since this process was started.
+    pub pause_seconds: Option<f64>,
     /// The edge nodes that are there.
     pub edge_nodes: Vec<NodeReport>,
     /// The comparison of both buses, where both carry.

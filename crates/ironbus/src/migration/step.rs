@@ -3,21 +3,24 @@
 //! ```text
 //!                  advance:                 advance:
 //!                  Zenoh configured         Zenoh configured, parity
-//!  ┌─────────────┐ ────────────▶ ┌────────┐ ────────────▶ ┌─────────┐
-//!  │ 1 Broadcast │               │ 2 Dual │               │ 3 Zenoh │  (4: Zenoh as the storage)
-//!  └─────────────┘ ◀──────────── └────────┘ ◀──────────── └─────────┘
-//!         ▲            rollback                rollback        │
-//!         └────────────────────────────────────────────────────┘
+//!  ┌─────────────┐ ────────────▶ ┌────────┐ ────────────▶ ┌─────────┐ ────────────▶ ┌────────────────┐
+//!  │ 1 Broadcast │               │ 2 Dual │               │ 3 Zenoh │ the log moves │ 4 ZenohStorage │
+//!  └─────────────┘ ◀──────────── └────────┘ ◀──────────── └─────────┘ ◀──────────── └────────────────┘
+//!         ▲            rollback                rollback        │        rollback: the log moves │
+//!         └────────────────────────────────────────────────────┴────────────────────────────────┘
 //!                        rollback, straight to any earlier phase
 //! ```
 //!
-//! An advance goes one phase forward. A rollback needs nothing: it is allowed whatever was observed.
+//! An advance goes one phase forward. A rollback needs nothing that is observed: it is allowed, but while the log is
+//! just moving. From and to the fourth phase the log itself moves ([`crate::moving`]); the step is recorded where it
+//! then is.
 
 use serde::Serialize;
 
 use super::parity::{ParityGap, ParityReport};
 use super::told::{counted, told};
 use crate::bus::EventBusMode;
+use crate::moving::{LogPlace, Whereabouts};
 use crate::store::Phase;
 
 impl Phase {
@@ -27,7 +30,7 @@ impl Phase {
         match self {
             Self::Broadcast => EventBusMode::Broadcast,
             Self::Dual => EventBusMode::Dual,
-            Self::Zenoh => EventBusMode::Zenoh,
+            Self::Zenoh | Self::ZenohStorage => EventBusMode::Zenoh,
         }
     }
 
@@ -41,22 +44,27 @@ impl Phase {
                  take Zenoh, old ones stay where they are"
             }
             Self::Zenoh => "events travel over Zenoh alone",
+            Self::ZenohStorage => "events travel over Zenoh, and the log is one of slots, without SQLite",
         }
     }
 }
 
 /// What somebody wishes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// To go one phase forward.
     Advance {
         /// The phase where that is expected to lead, so that of two who wish the same only one moves.
         to: Option<Phase>,
+        /// Where the log is to go, if it moves.
+        log: Option<LogPlace>,
     },
     /// To go back.
     RollBack {
         /// The earlier phase; the one before where none is named.
         to: Option<Phase>,
+        /// Where the log is to go, if it moves; to where it was before, where none is named.
+        log: Option<LogPlace>,
     },
 }
 
@@ -75,6 +83,21 @@ pub struct Observation {
     pub zenoh_listeners: usize,
     /// How many subscribers of other services listen on `events/**`.
     pub foreign_subscribers: u64,
+    /// Where the log is, where it can move.
+    pub log: Option<Whereabouts>,
+}
+
+impl Observation {
+    /// Whether the log is in a SQLite file.
+    fn on_database(&self) -> bool {
+        self.log.as_ref().is_none_or(|log| log.log.is_database())
+    }
+
+    /// The SQLite file that the log goes back to where none is named.
+    fn home(&self) -> LogPlace {
+        let mirror = self.log.as_ref().and_then(|log| log.mirror.clone());
+        mirror.filter(LogPlace::is_database).unwrap_or_else(LogPlace::database)
+    }
 }
 
 /// What follows.
@@ -89,6 +112,8 @@ pub enum Transition {
     Advance {
         /// The phase.
         to: Phase,
+        /// Where the log goes, if it moves.
+        log: Option<LogPlace>,
         /// What whoever takes the step should know before.
         consequences: Vec<Consequence>,
     },
@@ -96,6 +121,8 @@ pub enum Transition {
     RollBack {
         /// The phase.
         to: Phase,
+        /// Where the log goes, if it moves.
+        log: Option<LogPlace>,
         /// What whoever takes the step should know before.
         consequences: Vec<Consequence>,
     },
@@ -141,6 +168,23 @@ pub enum Obstacle {
          ironbus.toml)"
     )]
     NoZenoh,
+    /// The log is moving.
+    #[error("the log is just going over to {to}; `ironbus migrate status` shows how far it is")]
+    Moving {
+        /// Where it goes.
+        to: LogPlace,
+    },
+    /// It isn't said where the log is to go.
+    #[error("say where the log is to go: --log rocksdb:DIRECTORY, folder:DIRECTORY or s3://BUCKET/PREFIX")]
+    NoPlace,
+    /// The log can't go there with this step.
+    #[error("with this step the log can't go to {to}: {why}")]
+    WrongPlace {
+        /// Where.
+        to: LogPlace,
+        /// Why not.
+        why: &'static str,
+    },
     /// Both buses haven't been compared yet.
     #[error("both buses haven't been compared yet")]
     NotCompared,
@@ -155,6 +199,9 @@ told!(Obstacle {
     NotNext { .. } => "not_next",
     NotEarlier { .. } => "not_earlier",
     NoZenoh => "no_zenoh",
+    Moving { .. } => "moving",
+    NoPlace => "no_place",
+    WrongPlace { .. } => "wrong_place",
     NotCompared => "not_compared",
     Parity(gap) => gap.kind(),
 });
@@ -200,17 +247,17 @@ told!(Consequence {
 #[must_use]
 pub fn step(phase: Phase, wish: Wish, observed: &Observation) -> Transition {
     match wish {
-        Wish::Advance { to } => advance(phase, to, observed),
-        Wish::RollBack { to } => roll_back(phase, to, observed),
+        Wish::Advance { to, log } => advance(phase, to, log, observed),
+        Wish::RollBack { to, log } => roll_back(phase, to, log, observed),
     }
 }
 
-fn advance(phase: Phase, to: Option<Phase>, observed: &Observation) -> Transition {
+fn advance(phase: Phase, to: Option<Phase>, log: Option<LogPlace>, observed: &Observation) -> Transition {
     let Some(next) = phase.next() else { return Transition::Stay { why: vec![Obstacle::Last { phase }] } };
     if let Some(to) = to.filter(|to| *to != next) {
         return Transition::Stay { why: vec![Obstacle::NotNext { phase, next, to }] };
     }
-    let mut why = Vec::new();
+    let mut why: Vec<_> = moving(observed).into_iter().collect();
     if !observed.zenoh {
         why.push(Obstacle::NoZenoh);
     }
@@ -220,14 +267,30 @@ fn advance(phase: Phase, to: Option<Phase>, observed: &Observation) -> Transitio
             Some(parity) => why.extend(parity.why_not.iter().cloned().map(Obstacle::Parity)),
         }
     }
+    let moves = next == Phase::ZenohStorage && observed.on_database();
+    match &log {
+        None if moves => why.push(Obstacle::NoPlace),
+        Some(to) if moves && to.is_database() => {
+            why.push(Obstacle::WrongPlace { to: to.clone(), why: "a SQLite file is what it leaves" });
+        }
+        Some(to) if !moves => {
+            why.push(Obstacle::WrongPlace { to: to.clone(), why: "the log stays where it is" });
+        }
+        _ => {}
+    }
     if why.is_empty() {
-        Transition::Advance { to: next, consequences: consequences(phase, next, observed) }
+        Transition::Advance { to: next, log, consequences: consequences(phase, next, observed) }
     } else {
         Transition::Stay { why }
     }
 }
 
-fn roll_back(phase: Phase, to: Option<Phase>, observed: &Observation) -> Transition {
+fn moving(observed: &Observation) -> Option<Obstacle> {
+    let moving = observed.log.as_ref()?.moving.as_ref()?;
+    Some(Obstacle::Moving { to: moving.to.clone() })
+}
+
+fn roll_back(phase: Phase, to: Option<Phase>, log: Option<LogPlace>, observed: &Observation) -> Transition {
     let Some(before) = phase.previous() else {
         return Transition::Stay { why: vec![Obstacle::First { phase }] };
     };
@@ -235,7 +298,22 @@ fn roll_back(phase: Phase, to: Option<Phase>, observed: &Observation) -> Transit
     if to >= phase {
         return Transition::Stay { why: vec![Obstacle::NotEarlier { phase, to }] };
     }
-    Transition::RollBack { to, consequences: consequences(phase, to, observed) }
+    if let Some(moving) = moving(observed) {
+        return Transition::Stay { why: vec![moving] };
+    }
+    let moves = phase == Phase::ZenohStorage && !observed.on_database();
+    let log = match log {
+        Some(to) if !moves => {
+            let why = vec![Obstacle::WrongPlace { to, why: "the log stays where it is" }];
+            return Transition::Stay { why };
+        }
+        Some(to) if !to.is_database() => {
+            let why = vec![Obstacle::WrongPlace { to, why: "a step back leads to a SQLite file" }];
+            return Transition::Stay { why };
+        }
+        named => moves.then(|| named.unwrap_or_else(|| observed.home())),
+    };
+    Transition::RollBack { to, log, consequences: consequences(phase, to, observed) }
 }
 
 fn consequences(from: Phase, to: Phase, observed: &Observation) -> Vec<Consequence> {
@@ -286,12 +364,15 @@ pub struct PlannedStep {
     pub obstacles: Vec<Obstacle>,
     /// What whoever takes it should know before.
     pub consequences: Vec<Consequence>,
+    /// Whether it has to be said where the log is to go.
+    pub needs_log: bool,
 }
 
 impl Plan {
     /// The plan in a phase.
     #[must_use]
     pub fn of(phase: Phase, observed: &Observation) -> Self {
+        let moves = |to| to == Phase::ZenohStorage && observed.on_database();
         let planned = |to: Phase, wish: Wish| {
             let (obstacles, consequences) = match step(phase, wish, observed) {
                 Transition::Stay { why } => (why, consequences(phase, to, observed)),
@@ -299,13 +380,17 @@ impl Plan {
                     (Vec::new(), consequences)
                 }
             };
-            PlannedStep { to, does: to.meaning(), obstacles, consequences }
+            PlannedStep { to, does: to.meaning(), obstacles, consequences, needs_log: moves(to) }
         };
         let earlier = std::iter::successors(phase.previous(), |phase| phase.previous());
         Self {
             phase,
-            advance: phase.next().map(|to| planned(to, Wish::Advance { to: Some(to) })),
-            rollback: earlier.map(|to| planned(to, Wish::RollBack { to: Some(to) })).collect(),
+            advance: phase.next().map(|to| {
+                // Wherever it goes, what is in the way is the same.
+                let log = moves(to).then(LogPlace::anywhere);
+                planned(to, Wish::Advance { to: Some(to), log })
+            }),
+            rollback: earlier.map(|to| planned(to, Wish::RollBack { to: Some(to), log: None })).collect(),
         }
     }
 }

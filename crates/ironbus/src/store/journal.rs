@@ -32,11 +32,13 @@ pub enum Phase {
     Dual,
     /// Phase 3: events travel over Zenoh.
     Zenoh,
+    /// Phase 4: the log itself is a log of slots over Zenoh, without SQLite.
+    ZenohStorage,
 }
 
 impl Phase {
     /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::Broadcast, Self::Dual, Self::Zenoh];
+    pub const ALL: [Self; 4] = [Self::Broadcast, Self::Dual, Self::Zenoh, Self::ZenohStorage];
 
     /// Its number, from 1.
     #[must_use]
@@ -45,6 +47,7 @@ impl Phase {
             Self::Broadcast => 1,
             Self::Dual => 2,
             Self::Zenoh => 3,
+            Self::ZenohStorage => 4,
         }
     }
 
@@ -73,13 +76,14 @@ impl fmt::Display for Phase {
             Self::Broadcast => "broadcast",
             Self::Dual => "dual",
             Self::Zenoh => "zenoh",
+            Self::ZenohStorage => "zenoh_storage",
         })
     }
 }
 
 /// A text that names no phase.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no phase; the phases are broadcast (1), dual (2) and zenoh (3)")]
+#[error("`{0}` is no phase; the phases are broadcast (1), dual (2), zenoh (3) and zenoh_storage (4)")]
 pub struct InvalidPhase(String);
 
 impl FromStr for Phase {
@@ -87,7 +91,7 @@ impl FromStr for Phase {
 
     /// Reads a phase by its name or its number.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let named = Self::ALL.into_iter().find(|phase| phase.to_string() == text);
+        let named = Self::ALL.into_iter().find(|phase| phase.to_string() == text.replace('-', "_"));
         named
             .or_else(|| text.parse().ok().and_then(Self::from_number))
             .ok_or_else(|| InvalidPhase(text.chars().take(64).collect()))
@@ -262,7 +266,7 @@ mod tests {
             assert_eq!(written, format!("\"{phase}\""));
             assert_eq!(phase.next().map_or(phase, |next| next.previous().expect("there is one")), phase);
         }
-        for text in ["", "0", "4", "Dual", "zenoh "] {
+        for text in ["", "0", "5", "Dual", "zenoh "] {
             assert!(text.parse::<Phase>().is_err(), "{text:?} was taken for a phase");
         }
     }

@@ -163,6 +163,15 @@ impl Tail {
         self.moved.notify_waiters();
     }
 
+    /// A log is there to feed it: the one that it was to find, or the same one in a later epoch that kept everything.
+    pub fn adopt(&self, epoch: Epoch, head: Position) {
+        if !self.has_log() {
+            self.start_at(epoch, head);
+        } else if epoch > self.epoch() {
+            self.begin_epoch(epoch, head, head);
+        }
+    }
+
     /// Whether the tail knows its log. One that follows a log elsewhere may not have found it yet.
     #[must_use]
     pub fn has_log(&self) -> bool {

@@ -20,7 +20,7 @@ use super::schema::{
 use super::unsynced::this_boot;
 use super::writer::{insert_aggregate, insert_event};
 use super::{Durability, OpenError};
-use crate::event::{Epoch, Position, StoredEvent};
+use crate::event::{Epoch, Position, StoreId, StoredEvent};
 use crate::store::{CHAIN_START, ChainHash, Lineage, chain};
 
 /// How many events are copied in one transaction.
@@ -157,7 +157,7 @@ impl Source {
             }
         }
         let mut copy = Copy::open(&new)?;
-        copy.adopt(&self.state)?;
+        copy.adopt(self.state.store_id)?;
         let copied = self.transfer(&mut copy, progress).and_then(|copied| {
             finish(&copy.connection, &copy.state)?;
             Ok(copied)
@@ -200,19 +200,11 @@ impl Source {
             )));
         }
         if !own.lineage.starts().starts_with(copy.lineage.starts())
-            || self.hash_at(theirs)? != Some(copy.chain)
+            || hash_at(&self.connection, theirs)? != Some(copy.chain)
         {
             return Ok(Err(format!("they hold different events up to position {theirs}")));
         }
         Ok(Ok(()))
-    }
-
-    fn hash_at(&self, position: Position) -> rusqlite::Result<Option<ChainHash>> {
-        if position == Position::START {
-            return Ok(Some(CHAIN_START));
-        }
-        let mut select = self.connection.prepare_cached("SELECT chain FROM event WHERE position = ?1")?;
-        select.query_row([position.0], |row| row.get(0)).optional()
     }
 
     /// Copies what the copy lacks, up to where the log ends when the last page is read.
@@ -225,7 +217,7 @@ impl Source {
             let page = self.page(copy.state.head).map_err(wrap)?;
             events += page.len() as u64;
             let last = page.len() < PAGE as usize;
-            copy.write(page, &self.path, &state.lineage)?;
+            copy.write(&page, &self.path, &state.lineage)?;
             if last {
                 progress(copy.state.head.0, copy.state.head.0);
                 break;
@@ -261,43 +253,66 @@ impl Source {
     }
 }
 
+/// The hash of all events up to a position.
+pub(super) fn hash_at(connection: &Connection, position: Position) -> rusqlite::Result<Option<ChainHash>> {
+    if position == Position::START {
+        return Ok(Some(CHAIN_START));
+    }
+    let mut select = connection.prepare_cached("SELECT chain FROM event WHERE position = ?1")?;
+    select.query_row([position.0], |row| row.get(0)).optional()
+}
+
 /// A log that is made to hold what another one does.
-struct Copy {
+pub(super) struct Copy {
     path: PathBuf,
-    connection: Connection,
-    state: LogState,
+    pub(super) connection: Connection,
+    pub(super) state: LogState,
     lock: super::schema::WriteLock,
 }
 
 impl Copy {
-    fn open(path: &Path) -> Result<Self, CopyError> {
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let (connection, state, lock) = open_writer(path, Durability::Full, this_boot().as_deref())?;
         Ok(Self { path: path.to_owned(), connection, state, lock })
     }
 
     /// Takes the identity of the log that it copies; its epochs come with its events.
-    fn adopt(&mut self, source: &LogState) -> Result<(), CopyError> {
-        let store_id = source.store_id.0.as_bytes();
+    pub(super) fn adopt(&mut self, store_id: StoreId) -> Result<(), OpenError> {
         self.connection
-            .execute("UPDATE log SET store_id = ?1", [store_id])
+            .execute("UPDATE log SET store_id = ?1", [store_id.0.as_bytes()])
             .map_err(|error| refused(&self.path, error))?;
-        self.state.store_id = source.store_id;
+        self.state.store_id = store_id;
         Ok(())
     }
 
     /// Writes a page of events, and the epochs that have begun by its end, in one transaction.
     fn write(
         &mut self,
-        page: Vec<(StoredEvent, ChainHash)>,
+        page: &[(StoredEvent, ChainHash)],
         from: &Path,
         lineage: &Lineage,
     ) -> Result<(), CopyError> {
+        let page = page.iter().map(|(event, stored)| (event, Some(*stored)));
+        match self.add(page, lineage).map_err(|error| refused(&self.path, error))? {
+            Some(position) => Err(CopyError::Damaged { path: from.to_owned(), position }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes events with the hashes that they had, where those are known, in one transaction. Says where one isn't
+    /// the event that was stored, or isn't the next one; what is before it is written.
+    pub(super) fn add<'a>(
+        &mut self,
+        page: impl Iterator<Item = (&'a StoredEvent, Option<ChainHash>)>,
+        lineage: &Lineage,
+    ) -> rusqlite::Result<Option<Position>> {
         let (mut head, mut hash) = (self.state.head, self.state.chain);
         let mut damaged = None;
-        let written = self.connection.unchecked_transaction().and_then(|transaction| {
+        self.connection.unchecked_transaction().and_then(|transaction| {
             for (event, stored) in page {
                 let position = head.next();
-                if event.position != position || chain(&hash, &event) != stored {
+                let now = chain(&hash, event);
+                if event.position != position || stored.is_some_and(|stored| stored != now) {
                     damaged = Some(position);
                     break;
                 }
@@ -305,8 +320,8 @@ impl Copy {
                     Some(row) => row,
                     None => insert_aggregate(&transaction, &event.aggregate)?,
                 };
-                insert_event(&transaction, row, &event, &stored)?;
-                (head, hash) = (position, stored);
+                insert_event(&transaction, row, event, &now)?;
+                (head, hash) = (position, now);
             }
             for start in lineage.starts().iter().filter(|start| start.after <= head) {
                 transaction.execute(
@@ -317,18 +332,14 @@ impl Copy {
             // A restored log doesn't hand its history to Zenoh again.
             transaction.execute("UPDATE log SET head = ?1, chain = ?2, carried = ?1", (head.0, hash))?;
             transaction.commit()
-        });
-        written.map_err(|error| refused(&self.path, error))?;
+        })?;
         (self.state.head, self.state.chain) = (head, hash);
         self.state.lineage = lineage_up_to(lineage, head);
-        match damaged {
-            Some(position) => Err(CopyError::Damaged { path: from.to_owned(), position }),
-            None => Ok(()),
-        }
+        Ok(damaged)
     }
 
     /// Folds everything into the one file.
-    fn close(self) -> Result<(), CopyError> {
+    pub(super) fn close(self) -> Result<(), OpenError> {
         let Self { path, connection, lock, .. } = self;
         connection
             .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -68,12 +68,18 @@ fn read(connection: &Connection, last: usize) -> rusqlite::Result<JournalPage> {
 pub(super) fn copy(from: &Connection, to: &Connection) -> rusqlite::Result<()> {
     let page = read(from, usize::MAX)?;
     let transaction = to.unchecked_transaction()?;
-    transaction.execute("DELETE FROM migration_step", [])?;
-    for step in &page.steps {
-        insert_step(&transaction, step)?;
-    }
-    transaction.execute("UPDATE log SET phase = ?1", [page.phase.number()])?;
+    replace(&transaction, &page.steps)?;
     transaction.commit()
+}
+
+/// Gives a log these steps instead of what it has, and the phase that the last of them led to.
+pub(super) fn replace(connection: &Connection, steps: &[JournalStep]) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM migration_step", [])?;
+    for step in steps {
+        insert_step(connection, step)?;
+    }
+    let phase = steps.last().map_or(Phase::Broadcast, |step| step.to);
+    connection.execute("UPDATE log SET phase = ?1", [phase.number()]).map(drop)
 }
 
 fn steps_taken(connection: &Connection) -> rusqlite::Result<u64> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod carried;
 mod copy;
+mod copying;
 mod follow;
 mod journal;
 mod reader;
@@ -18,13 +19,15 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use copying::copy_of;
 pub use copy::{Copied, CopyError, back_up, restore};
 pub use verify::{Fault, Verification, verify};
 
 use crate::event::{Aggregate, Epoch, Position, Sequence, StoreId};
 use crate::key::EventFilter;
 use crate::store::{
-    AggregatePage, Append, AppendError, Appended, EventStore, Head, Lineage, Page, Phase, ReadError,
+    AggregatePage, Append, AppendError, Appended, Carrying, ChainHash, EventStore, Head, Lineage, Log, LogEnd,
+    Page, Phase, ReadError,
 };
 use crate::subscription::{Start, Subscription};
 use crate::tail::{RingLimits, Tail};
@@ -32,7 +35,7 @@ use carried::Carried;
 use reader::{Reader, Readers};
 use reserve::Reserve;
 use schema::open_writer;
-use writer::{Command, Writer};
+use writer::{Command, Mark, Writer};
 
 /// How many appends may wait for the writer. When as many wait, a further append waits to be let in.
 const WAITING_APPENDS: usize = 4096;
@@ -61,13 +64,16 @@ pub struct SqliteOptions {
     pub ring: RingLimits,
     /// How many connections read at the same time.
     pub readers: usize,
+    /// The tail that the log feeds; one of its own where none is given. A given one stays open when the log closes.
+    pub tail: Option<Arc<Tail>>,
 }
 
 impl SqliteOptions {
     /// The defaults: full durability, four readers.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), durability: Durability::default(), ring: RingLimits::default(), readers: 4 }
+        let (durability, ring) = (Durability::default(), RingLimits::default());
+        Self { path: path.into(), durability, ring, readers: 4, tail: None }
     }
 }
 
@@ -131,6 +137,14 @@ pub enum OpenError {
         /// What it said.
         source: std::io::Error,
     },
+    /// A log that isn't in a SQLite file can't be opened.
+    #[error("the log at {place} can't be opened: {source}")]
+    Elsewhere {
+        /// Its address.
+        place: String,
+        /// Why, and what to do.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// SQLite refused.
     #[error("{path}: {source}")]
     Sqlite {
@@ -148,13 +162,14 @@ pub struct SqliteEventStore(Arc<Shared>);
 struct Shared {
     path: PathBuf,
     store_id: StoreId,
-    lineage: Lineage,
+    lineage: RwLock<Lineage>,
     tail: Arc<Tail>,
+    owns_tail: bool,
     readers: Arc<Readers>,
     carried: Arc<Carried>,
     /// How far it was carried to other nodes when it was opened; `None` in a phase that doesn't carry.
     carried_before: Option<Position>,
-    epoch_began: Option<String>,
+    epoch_began: RwLock<Option<String>>,
     /// `None` for a store that only reads.
     writer: Option<mpsc::Sender<Command>>,
     /// Why no append is accepted any more, once another store node has superseded this one.
@@ -171,8 +186,11 @@ pub fn raise_epoch(path: &Path) -> Result<Epoch, OpenError> {
     let boot = unsynced::this_boot();
     // Other nodes act on an epoch, so not even a power cut may take it back.
     let (connection, state, _lock) = open_writer(path, Durability::Full, boot.as_deref())?;
-    schema::insert_epoch(&connection, &state, "an operator promoted this log")
-        .map_err(|error| schema::refused(path, error))
+    schema::synced(&connection, |connection| {
+        connection.execute("UPDATE log SET sealed = NULL", [])?;
+        schema::insert_epoch(connection, &state, "an operator promoted this log")
+    })
+    .map_err(|error| schema::refused(path, error))
 }
 
 impl SqliteEventStore {
@@ -191,22 +209,27 @@ impl SqliteEventStore {
         let reserve = Reserve::of(&path);
         reserve.fill();
         let readers = Arc::new(Readers::open(path.clone(), options.readers.max(1))?);
-        let tail = Arc::new(Tail::new(state.lineage.epoch(), state.head, options.ring));
+        let (epoch, head) = (state.lineage.epoch(), state.head);
+        let tail = options.tail.clone().unwrap_or_else(|| Arc::new(Tail::new(epoch, head, options.ring)));
+        tail.adopt(epoch, head);
+        let owns_tail = options.tail.is_none();
         let (commands, waiting) = mpsc::channel(WAITING_APPENDS);
         let carried = Arc::<Carried>::default();
         let shared = Shared {
             path: path.clone(),
             store_id: state.store_id,
-            lineage: state.lineage.clone(),
+            lineage: RwLock::new(state.lineage.clone()),
             tail: Arc::clone(&tail),
+            owns_tail,
             readers,
             carried: Arc::clone(&carried),
             carried_before: (state.phase != Phase::Broadcast).then_some(state.carried),
-            epoch_began: state.epoch_began.clone(),
+            epoch_began: RwLock::new(state.epoch_began.clone()),
             writer: Some(commands),
             superseded: RwLock::default(),
         };
-        let writer = Writer::new(path.clone(), connection, state, tail, carried, reserve, lock);
+        let feeds = (tail, owns_tail);
+        let writer = Writer::new(path.clone(), connection, state, feeds, carried, reserve, lock);
         std::thread::Builder::new()
             .name("ironbus-writer".into())
             .spawn(move || writer.run(waiting))
@@ -234,11 +257,12 @@ impl SqliteEventStore {
                 readers: Arc::new(Readers::open(options.path.clone(), options.readers.max(1))?),
                 path: options.path,
                 store_id: state.store_id,
-                lineage: state.lineage,
+                lineage: RwLock::new(state.lineage),
                 tail,
+                owns_tail: true,
                 carried: Arc::default(),
                 carried_before: None,
-                epoch_began: state.epoch_began,
+                epoch_began: RwLock::new(state.epoch_began),
                 writer: None,
                 superseded: RwLock::default(),
             })))
@@ -260,8 +284,8 @@ impl SqliteEventStore {
 
     /// Why the epoch in force began, for people; `None` for the first one, and for those of an older ironbus.
     #[must_use]
-    pub fn epoch_began(&self) -> Option<&str> {
-        self.0.epoch_began.as_deref()
+    pub fn epoch_began(&self) -> Option<String> {
+        self.0.epoch_began.read().clone()
     }
 
     /// How far who carries this log's events elsewhere was handed it; it tells, and the file keeps it.
@@ -280,6 +304,13 @@ impl SqliteEventStore {
             // When the queue is full, the commits that it holds keep it too.
             let _ = writer.try_send(Command::KeepCarried);
         }
+    }
+
+    async fn mark(&self, mark: Mark) -> Result<LogEnd, AppendError> {
+        let writer = self.0.writer.as_ref().ok_or(AppendError::ReadOnly)?;
+        let (reply, answer) = oneshot::channel();
+        writer.send(Command::Mark(mark, reply)).await.map_err(|_| AppendError::Closed)?;
+        answer.await.map_err(|_| AppendError::Closed)?
     }
 
     /// Accepts no append any more, because another store node has the log in a later epoch; `reason` says
@@ -305,13 +336,17 @@ impl SqliteEventStore {
             }
         }
         self.0.readers.close();
-        self.0.tail.close();
+        if self.0.owns_tail {
+            self.0.tail.close();
+        }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.tail.close();
+        if self.owns_tail {
+            self.tail.close();
+        }
     }
 }
 
@@ -349,7 +384,7 @@ impl EventStore for SqliteEventStore {
         let position = self.0.readers.with(|reader| reader.head()).await?;
         Ok(Head {
             store_id: self.0.store_id,
-            lineage: self.0.lineage.clone(),
+            lineage: self.0.lineage.read().clone(),
             earliest: Position(1),
             position,
         })
@@ -357,6 +392,61 @@ impl EventStore for SqliteEventStore {
 
     fn subscribe(&self, filter: EventFilter, start: Start) -> Subscription {
         Subscription::new(Arc::new(self.clone()), Arc::clone(&self.0.tail), filter, start)
+    }
+}
+
+#[async_trait]
+impl Log for SqliteEventStore {
+    fn tail(&self) -> &Arc<Tail> {
+        self.tail()
+    }
+
+    fn place(&self) -> String {
+        self.0.path.display().to_string()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.0.path)
+    }
+
+    fn epoch_began(&self) -> Option<String> {
+        self.epoch_began()
+    }
+
+    fn carrying(&self) -> Option<Carrying> {
+        let log = self.clone();
+        let keep = Arc::new(move || log.keep_carried());
+        Some(Carrying { carried: Arc::clone(&self.0.carried), before: self.0.carried_before, keep })
+    }
+
+    async fn seal(&self, why: &str) -> Result<LogEnd, AppendError> {
+        self.mark(Mark::Seal(why.to_owned())).await
+    }
+
+    async fn begin_epoch(&self, why: &str) -> Result<LogEnd, AppendError> {
+        let end = self.mark(Mark::BeginEpoch(why.to_owned())).await?;
+        let lineage = self.0.readers.with(|reader| schema::read_lineage(reader.connection())).await;
+        let lineage = lineage.map_err(|error| AppendError::Unknown(error.into()))?;
+        if let Some(lineage) = lineage {
+            *self.0.lineage.write() = lineage;
+        }
+        *self.0.epoch_began.write() = Some(why.to_owned());
+        Ok(end)
+    }
+
+    async fn is_sealed(&self) -> Result<bool, ReadError> {
+        self.0
+            .readers
+            .with(|reader| reader.connection().query_row("SELECT sealed IS NOT NULL FROM log", [], |row| row.get(0)))
+            .await
+    }
+
+    async fn chain_at(&self, position: Position) -> Result<Option<ChainHash>, ReadError> {
+        self.0.readers.with(move |reader| copy::hash_at(reader.connection(), position)).await
+    }
+
+    async fn close(&self) {
+        self.close().await;
     }
 }
 

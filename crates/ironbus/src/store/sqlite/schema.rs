@@ -23,7 +23,7 @@ use crate::store::{CHAIN_START, ChainHash, EpochStart, Lineage, Phase};
 const APPLICATION_ID: i64 = 0x4952_4253;
 
 /// The version of the schema that this build writes (SQLite's `user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
 
 /// Each entry takes a file from the version of its index to the next; the first creates it.
 const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [
@@ -82,6 +82,10 @@ const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [
     ALTER TABLE epoch ADD COLUMN why TEXT;
     UPDATE log SET carried = head;
 ",
+    // Why no append is accepted any more: the log went over to another place, or is a copy in the making.
+    "
+    ALTER TABLE log ADD COLUMN sealed TEXT;
+",
 ];
 
 /// What the `log` and `epoch` tables say.
@@ -97,6 +101,8 @@ pub(super) struct LogState {
     pub(super) carried: Position,
     /// Why the epoch in force began, where that is known.
     pub(super) epoch_began: Option<String>,
+    /// Why no append is accepted, if that is so.
+    pub(super) sealed: Option<String>,
 }
 
 /// Holds the right to write the log; the operating system gives it back when the process ends, however
@@ -322,6 +328,11 @@ pub(super) fn read_state(path: &Path, connection: &Connection) -> Result<LogStat
         let began = "SELECT why FROM epoch ORDER BY epoch DESC LIMIT 1";
         (Position(carried.min(head)), connection.query_row(began, [], |row| row.get(0)).map_err(wrap)?)
     };
+    let sealed = if schema_version(connection).map_err(wrap)? < 4 {
+        None
+    } else {
+        connection.query_row("SELECT sealed FROM log", [], |row| row.get(0)).map_err(wrap)?
+    };
     Ok(LogState {
         store_id: StoreId(Uuid::from_bytes(store_id)),
         lineage,
@@ -331,12 +342,31 @@ pub(super) fn read_state(path: &Path, connection: &Connection) -> Result<LogStat
         phase,
         carried,
         epoch_began,
+        sealed,
     })
 }
 
 /// The schema version of a file that is ours; whoever reads may meet an older one.
 pub(super) fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Does something in one transaction that not even a power cut may take back, however appends are synced.
+pub(super) fn synced<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let usual: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    connection.execute_batch("PRAGMA synchronous = FULL")?;
+    let done = connection.unchecked_transaction().and_then(|transaction| {
+        let done = work(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
+    });
+    if let Err(error) = connection.execute_batch(&format!("PRAGMA synchronous = {usual}")) {
+        tracing::warn!(%error, "appends are synced each, and so may be slower than they were");
+    }
+    done
 }
 
 /// Adds the next epoch, which begins after the log's last event, and why.

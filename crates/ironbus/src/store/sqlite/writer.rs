@@ -23,18 +23,25 @@ use super::carried::Carried;
 use super::journal;
 use super::reader::{aggregate_of, event_at_row, row_of, select_events, version_of};
 use super::reserve::Reserve;
-use super::schema::{LogState, WriteLock, read_state};
+use super::schema::{LogState, WriteLock, insert_epoch, read_state, synced};
 use crate::event::{Aggregate, Encoded, EventId, NewEvent, Position, Sequence, StoredEvent};
 use crate::store::{
-    Append, AppendError, Appended, ChainHash, JournalError, JournalStep, NewStep, Phase, Recorded, chain,
+    Append, AppendError, Appended, ChainHash, JournalError, JournalStep, LogEnd, NewStep, Phase, Recorded, chain,
 };
 use crate::tail::Tail;
 
 pub(super) enum Command {
     Append(Append, oneshot::Sender<Result<Appended, AppendError>>),
     Record(NewStep, oneshot::Sender<Result<JournalStep, JournalError>>),
+    Mark(Mark, oneshot::Sender<Result<LogEnd, AppendError>>),
     KeepCarried,
     Close(oneshot::Sender<()>),
+}
+
+/// What is done to a log as a whole, and why.
+pub(super) enum Mark {
+    Seal(String),
+    BeginEpoch(String),
 }
 
 /// One transaction takes no more than this; what waits beyond it goes into the next.
@@ -50,6 +57,8 @@ pub(super) struct Writer {
     state: LogState,
     versions: HashMap<Aggregate, Known>,
     tail: Arc<Tail>,
+    /// Whether the tail ends with the log.
+    owns_tail: bool,
     carried: Arc<Carried>,
     reserve: Reserve,
     _lock: WriteLock,
@@ -89,12 +98,13 @@ impl Writer {
         path: PathBuf,
         connection: Connection,
         state: LogState,
-        tail: Arc<Tail>,
+        (tail, owns_tail): (Arc<Tail>, bool),
         carried: Arc<Carried>,
         reserve: Reserve,
         lock: WriteLock,
     ) -> Self {
-        Self { path, connection, state, versions: HashMap::new(), tail, carried, reserve, _lock: lock }
+        let versions = HashMap::new();
+        Self { path, connection, state, versions, tail, owns_tail, carried, reserve, _lock: lock }
     }
 
     /// Runs until every handle of the store is gone or it is told to close.
@@ -104,7 +114,7 @@ impl Writer {
         while closing.is_none() {
             let Some(first) = commands.blocking_recv() else { break };
             let (mut events, mut bytes) = (0, 0);
-            let (mut step, mut keep) = (None, false);
+            let (mut step, mut mark, mut keep) = (None, None, false);
             let mut next = Some(first);
             while let Some(command) = next {
                 match command {
@@ -116,6 +126,10 @@ impl Writer {
                     // Recorded after the appends before it and before those after it.
                     Command::Record(new, reply) => {
                         step = Some((new, reply));
+                        break;
+                    }
+                    Command::Mark(new, reply) => {
+                        mark = Some((new, reply));
                         break;
                     }
                     Command::KeepCarried => keep = true,
@@ -132,6 +146,9 @@ impl Writer {
             if let Some((new, reply)) = step {
                 // Who asked may have stopped waiting; the step stands all the same.
                 let _ = reply.send(self.record(new));
+            }
+            if let Some((new, reply)) = mark {
+                let _ = reply.send(self.mark(&new));
             }
             if keep {
                 self.keep_carried();
@@ -185,7 +202,34 @@ impl Writer {
         if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the write-ahead log could not be folded in; the next start does it");
         }
-        self.tail.close();
+        if self.owns_tail {
+            self.tail.close();
+        }
+    }
+
+    /// Seals the log, or begins an epoch, which opens it again.
+    fn mark(&mut self, mark: &Mark) -> Result<LogEnd, AppendError> {
+        let state = &self.state;
+        let done = synced(&self.connection, |connection| match mark {
+            Mark::Seal(_) if state.sealed.is_some() => Ok(()),
+            Mark::Seal(why) => connection.execute("UPDATE log SET sealed = ?1", [why]).map(drop),
+            Mark::BeginEpoch(why) => {
+                insert_epoch(connection, state, why)?;
+                connection.execute("UPDATE log SET sealed = NULL", []).map(drop)
+            }
+        });
+        // What failed may have come to the file all the same.
+        self.forget_transaction();
+        done.map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => AppendError::StorageFull,
+            _ => AppendError::Unknown(error.into()),
+        })?;
+        let LogState { head, chain, .. } = self.state;
+        let epoch = self.state.lineage.epoch();
+        if let Mark::BeginEpoch(_) = mark {
+            self.tail.adopt(epoch, head);
+        }
+        Ok(LogEnd { epoch, head, chain })
     }
 
     fn commit_group(&mut self, group: &mut Vec<Waiting>) {
@@ -321,6 +365,9 @@ impl Writer {
     }
 
     fn try_record(&mut self, new: NewStep) -> Result<JournalStep, JournalError> {
+        if let Some(reason) = &self.state.sealed {
+            return Err(JournalError::Superseded { reason: reason.clone() });
+        }
         let carried = self.carried_now();
         let recorded = journal::record(&self.connection, &self.state, new, carried);
         match &recorded {
@@ -349,6 +396,9 @@ impl Writer {
     fn write(&mut self, append: &Append) -> Result<Outcome, Failure> {
         if let Some(places) = self.stored_before(append)? {
             return Ok(Outcome::StoredBefore(places));
+        }
+        if let Some(reason) = &self.state.sealed {
+            return Err(Failure::Refused(AppendError::Superseded { reason: reason.clone() }));
         }
         self.check_versions(append)?;
         let mut events = Vec::with_capacity(append.len());
