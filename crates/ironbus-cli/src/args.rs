@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use ironbus::Phase;
 use ironbus::event::Position;
 use ironbus::{Cursor, EventId, ExpectedVersion, KeyPattern, SessionId};
+use ironbus::{LogPlace, Phase};
 
 use crate::config::Durability;
 use crate::failure::EXIT_CODES;
@@ -123,6 +123,11 @@ pub(crate) struct Serve {
     /// The data directory; created if it doesn't exist [default: ./ironbus-data]
     #[arg(long, value_name = "DIR", env = "IRONBUS_DATA")]
     pub(crate) data: Option<PathBuf>,
+
+    /// Where a log is begun if the data directory has none: sqlite:FILE, folder:DIRECTORY, rocksdb:DIRECTORY or
+    /// s3://BUCKET/PREFIX [default: sqlite:ironbus.db]
+    #[arg(long, value_name = "PLACE", env = "IRONBUS_LOG_AT")]
+    pub(crate) log_at: Option<LogPlace>,
 
     /// The address to listen on [default: 127.0.0.1:4466]
     #[arg(long, value_name = "ADDRESS:PORT", env = "IRONBUS_LISTEN")]
@@ -464,6 +469,10 @@ pub(crate) enum MigrateAction {
     Advance(MigrateStep),
     /// Go back to an earlier phase; straight on a data directory too, where no server runs
     Rollback(MigrateStep),
+    /// Take back a move of the log that is still copying
+    Cancel(MigrateLook),
+    /// End keeping the log up to date that the last move left: the way back then copies what has come since
+    Settle(MigrateLook),
     /// Follow the status
     Watch(MigrateLook),
 }
@@ -489,9 +498,13 @@ pub(crate) struct MigrateLook {
 
 #[derive(Debug, Args)]
 pub(crate) struct MigrateStep {
-    /// The phase to go to: broadcast, dual or zenoh [default: the next, or the one before]
+    /// The phase to go to: broadcast, dual, zenoh or zenoh-storage [default: the next, or the one before]
     #[arg(long, value_name = "PHASE")]
     pub(crate) to: Option<Phase>,
+    /// Where the log goes with the step to zenoh-storage or back: folder:DIRECTORY, rocksdb:DIRECTORY,
+    /// s3://BUCKET/PREFIX; sqlite:FILE on the way back [default there: where it was]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) log_at: Option<LogPlace>,
     /// Why; recorded with the step
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,

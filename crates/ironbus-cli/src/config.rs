@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ironbus::MigrationOptions;
+use ironbus::{LogPlace, MigrationOptions};
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -45,6 +45,7 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Serve {
     pub(crate) data: Option<PathBuf>,
+    pub(crate) log_at: Option<LogPlace>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) durability: Option<Durability>,
     pub(crate) operator_token: Option<String>,

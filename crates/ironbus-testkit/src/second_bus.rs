@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use ironbus::bus::{EventSubscription, Listeners, PublishError, Side};
 use ironbus::node::Link;
+use ironbus::store::Head;
 use ironbus::{EventBus, EventBusMode, EventFilter, LogAccess, StoredEvent};
 
 /// A bus that loses every n-th event, or none, and that fails when it is told to.
@@ -90,6 +91,8 @@ impl Link for NoLink {
     fn foreign_subscribers(&self) -> u64 {
         self.foreign_subscribers
     }
+
+    async fn log_moved(&self, _: &Head) {}
 
     async fn close(&self) -> bool {
         true

@@ -55,7 +55,7 @@ const LISTENERS: usize = 4096;
 pub struct ZenohBus {
     session: zenoh::Session,
     /// What this node sends as; `None` on an edge node, which sends no events.
-    origin: Option<Origin>,
+    origin: RwLock<Option<Origin>>,
     receiver: Arc<Receiver>,
     /// Declared, so that Zenoh knows beforehand whom events go to.
     _publisher: Option<zenoh::pubsub::Publisher<'static>>,
@@ -141,6 +141,7 @@ impl ZenohBus {
             None => None,
         };
         let subscriber = Mutex::new(subscriber);
+        let origin = RwLock::new(origin);
         Ok(Arc::new(Self { session, origin, receiver, _publisher: publisher, subscriber }))
     }
 
@@ -150,6 +151,11 @@ impl ZenohBus {
         if !self.receiver.listens() {
             *subscriber = None;
         }
+    }
+
+    /// From now on this node sends as `origin`.
+    pub(crate) fn send_as(&self, origin: Origin) {
+        *self.origin.write() = Some(origin);
     }
 
     /// From now on the events of this log are taken, and no others.
@@ -241,7 +247,8 @@ impl Receiver {
 impl EventBus for ZenohBus {
     fn publish_all(&self, events: &[Arc<StoredEvent>]) -> Result<(), PublishError> {
         let failed = |source| PublishError { side: Side::Zenoh, source };
-        let origin = self.origin.ok_or_else(|| failed("an edge node publishes no events".into()))?;
+        let origin = *self.origin.read();
+        let origin = origin.ok_or_else(|| failed("an edge node publishes no events".into()))?;
         self.leave();
         let last = events.len().saturating_sub(1);
         for (index, event) in events.iter().enumerate() {
@@ -297,6 +304,6 @@ impl EventBus for ZenohBus {
 
 impl std::fmt::Debug for ZenohBus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ZenohBus").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("ZenohBus").field("origin", &*self.origin.read()).finish_non_exhaustive()
     }
 }

@@ -9,6 +9,7 @@ use ironbus::bus::{EventBusMode, Side};
 use ironbus::event::{Epoch, Position, StoreId};
 use ironbus::migration::NodeMeter;
 use ironbus::node::{Link, LogAccess};
+use ironbus::store::Head;
 use ironbus::tail::{Entrance, Follow, FollowOptions, Following, Heartbeat, RingLimits, Signal, Tail};
 use ironbus::{BroadcastBus, DualEventBus, Node};
 use parking_lot::Mutex;
@@ -248,6 +249,10 @@ impl Counted {
 
 #[async_trait]
 impl Link for EdgeNode {
+    async fn log_moved(&self, _: &Head) {
+        // It has no log that could move.
+    }
+
     fn log_access(&self) -> LogAccess {
         self.store.access()
     }

@@ -12,6 +12,7 @@ use ironbus::bus::{EventBus as _, Side};
 use ironbus::event::StoreId;
 use ironbus::store::EpochStart;
 use ironbus::tail::Heartbeat;
+use parking_lot::RwLock;
 use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
 use zenoh::Wait;
@@ -32,7 +33,7 @@ const SOON: Duration = Duration::from_millis(50);
 pub(crate) struct Source {
     pub(crate) node: Node,
     pub(crate) store_id: StoreId,
-    pub(crate) epochs: Vec<EpochStart>,
+    pub(crate) epochs: RwLock<Vec<EpochStart>>,
     pub(crate) name: String,
     pub(crate) instance: Uuid,
 }
@@ -44,7 +45,7 @@ impl Source {
         let parity = self.node.migration().map(|migration| migration.parity_options()).unwrap_or_default();
         Heartbeat {
             store_id: self.store_id,
-            epochs: self.epochs.clone(),
+            epochs: self.epochs.read().clone(),
             head: self.node.tail().head(),
             carried,
             mode: self.node.bus().mode(),

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ironbus::event::{Epoch, StoreId};
 use ironbus::node::{Link, LogAccess};
+use ironbus::store::Head;
 use ironbus::tail::Heartbeat;
-use ironbus::{Node, ReadError, SqliteEventStore};
-use parking_lot::Mutex;
+use ironbus::{Node, NodeLog, ReadError};
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -70,8 +71,10 @@ const WATCH: Duration = Duration::from_secs(10);
 /// What a store node shares with others; ends with [`Link::close`].
 pub struct StoreNode {
     session: zenoh::Session,
-    own: SqliteEventStore,
+    own: NodeLog,
     bus: Arc<ZenohBus>,
+    source: Arc<Source>,
+    rivals: Arc<Rivals>,
     others: Arc<Others>,
     declared: Mutex<Option<Declared>>,
     tasks: TaskTracker,
@@ -80,7 +83,9 @@ pub struct StoreNode {
 
 /// Dropped, it is undeclared.
 struct Declared {
-    _service: ServiceHost,
+    service: ServiceHost,
+    /// What was declared for the epoch before: a question that was on its way when the log moved is answered too.
+    before: Option<ServiceHost>,
     _heartbeat: Queryable<()>,
     _rivals: zenoh::pubsub::Subscriber<()>,
     _reports: zenoh::pubsub::Subscriber<()>,
@@ -97,20 +102,22 @@ impl StoreNode {
         session: zenoh::Session,
         options: StoreNodeOptions,
     ) -> Result<Arc<Self>, JoinError> {
-        let own = node.own_store().ok_or(JoinError::NoLog)?.clone();
+        let own = node.own_log().ok_or(JoinError::NoLog)?.clone();
         let head = node.store().head().await?;
         let origin = Origin { store_id: head.store_id, epoch: head.lineage.epoch() };
         let bus = ZenohBus::of_store(session.clone(), origin).await?;
         let source = Arc::new(Source {
             node: node.clone(),
             store_id: head.store_id,
-            epochs: head.lineage.starts().to_vec(),
+            epochs: RwLock::new(head.lineage.starts().to_vec()),
             name: options.name,
             instance: Uuid::new_v4(),
         });
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
 
-        let rivals = Rivals { instance: source.instance, origin, heard: Notify::new() };
+        let epoch = AtomicU64::new(origin.epoch.0);
+        let rivals =
+            Rivals { instance: source.instance, store_id: origin.store_id, epoch, heard: Notify::new() };
         let rivals = Arc::new(rivals);
         rivals.judge(&session, &own).await;
         let hearing = Arc::clone(&rivals);
@@ -120,7 +127,8 @@ impl StoreNode {
             .await?;
         let service = ServiceHost::declare(&session, origin, node.store(), &tasks, stop.clone()).await?;
         let answering = heartbeat::answer(&session, Arc::clone(&source)).await?;
-        tasks.spawn(stop.clone().run_until_cancelled_owned(heartbeat::beat(session.clone(), source)));
+        let beating = heartbeat::beat(session.clone(), Arc::clone(&source));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(beating));
         let watching = Arc::clone(&rivals).watch(session.clone(), own.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(watching));
 
@@ -138,9 +146,11 @@ impl StoreNode {
         tasks.spawn(stop.clone().run_until_cancelled_owned(counting));
 
         let declared =
-            Declared { _service: service, _heartbeat: answering, _rivals: subscriber, _reports: reports };
+            Declared { service, before: None, _heartbeat: answering, _rivals: subscriber, _reports: reports };
         let declared = Mutex::new(Some(declared));
-        let joined = Arc::new(Self { session, own, bus: Arc::clone(&bus), others, declared, tasks, stop });
+        let (sending, rivals) = (Arc::clone(&bus), Arc::clone(&rivals));
+        let joined =
+            Arc::new(Self { session, own, bus: sending, source, rivals, others, declared, tasks, stop });
         node.join(bus, Arc::clone(&joined) as _);
         Ok(joined)
     }
@@ -169,6 +179,26 @@ impl Link for StoreNode {
 
     fn foreign_subscribers(&self) -> u64 {
         self.others.foreign.load(Ordering::Relaxed)
+    }
+
+    async fn log_moved(&self, head: &Head) {
+        let origin = Origin { store_id: head.store_id, epoch: head.lineage.epoch() };
+        self.rivals.epoch.store(origin.epoch.0, Ordering::Release);
+        self.bus.send_as(origin);
+        let store = self.source.node.store();
+        let service =
+            ServiceHost::declare(&self.session, origin, store, &self.tasks, self.stop.clone()).await;
+        match service {
+            Ok(service) => {
+                if let Some(declared) = &mut *self.declared.lock() {
+                    let before = std::mem::replace(&mut declared.service, service);
+                    declared.before = Some(before);
+                }
+            }
+            Err(error) => tracing::error!(%error, "other nodes can't ask for the log in its new epoch"),
+        }
+        // Told last: who hears of the epoch can ask for it.
+        *self.source.epochs.write() = head.lineage.starts().to_vec();
     }
 
     async fn close(&self) -> bool {
@@ -267,7 +297,9 @@ struct Sources {
 /// Other store nodes of the same log.
 struct Rivals {
     instance: Uuid,
-    origin: Origin,
+    store_id: StoreId,
+    /// The epoch of the log here; a later one begins where the log moves.
+    epoch: AtomicU64,
     heard: Notify,
 }
 
@@ -312,8 +344,14 @@ impl Rivals {
 
     /// Asks who lives, and stops accepting where this node must. A heartbeat alone isn't proof: it may have
     /// been on its way while its sender ended.
-    async fn judge(&self, session: &zenoh::Session, own: &SqliteEventStore) {
-        let living = match heartbeat::ask(session, Some(self.origin.store_id), ASK).await {
+    async fn judge(&self, session: &zenoh::Session, own: &NodeLog) {
+        let log = own.current();
+        if log.is_shared() {
+            // Its nodes agree by the log itself; another's heartbeat says that there may be more in it.
+            log.hint();
+            return;
+        }
+        let living = match heartbeat::ask(session, Some(self.store_id), ASK).await {
             Ok(living) => living,
             Err(error) => {
                 tracing::warn!(%error, "other store nodes can't be asked for");
@@ -322,8 +360,10 @@ impl Rivals {
         };
         for other in living.iter().filter(|other| other.instance != self.instance) {
             let Some(epoch) = other.lineage().map(|lineage| lineage.epoch()) else { continue };
-            let reason = stopped(self.origin.store_id, self.origin.epoch, other, epoch);
-            match judge(self.origin.epoch, epoch) {
+            // Read after they were asked: the log may have moved meanwhile.
+            let here = Epoch(self.epoch.load(Ordering::Acquire));
+            let reason = stopped(self.store_id, here, other, epoch);
+            match judge(here, epoch) {
                 Verdict::GoOn => {
                     tracing::warn!(node = other.node, %epoch, "another node has an older epoch of this log");
                 }
@@ -336,7 +376,7 @@ impl Rivals {
         }
     }
 
-    async fn watch(self: Arc<Self>, session: zenoh::Session, own: SqliteEventStore) {
+    async fn watch(self: Arc<Self>, session: zenoh::Session, own: NodeLog) {
         loop {
             // Whichever comes first: a heartbeat of another, or the time to look.
             let _ = tokio::time::timeout(WATCH, self.heard.notified()).await;

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{BroadcastBus, DualEventBus, EventBus, EventBusMode, Side};
 use crate::event::{Epoch, Position};
-use crate::moving::{Exchanged, LogPlace, LogPlaces, Mover, NodeLog, Places};
 use crate::migration::{BusSwitch, Gauges, Migration, MigrationOptions, StartError, SwitchError, compare};
+use crate::moving::{Exchanged, LogPlace, LogPlaces, Mover, NodeLog, Places, Whereabouts};
 use crate::publisher::{Memory, Progress, publish};
-use crate::store::{Durability, EventStore, Head, OpenError};
+use crate::store::{Durability, EventStore, Head, OpenError, SqliteEventStore, SqliteOptions};
 use crate::tail::{RingLimits, Tail};
 
 /// How to open a [`Node`].
@@ -63,6 +63,53 @@ impl NodeOptions {
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.data.join(Self::LOG_FILE)
+    }
+}
+
+/// The log of a data directory, without a node.
+impl NodeOptions {
+    /// Opens the log, wherever it is; it is begun where there is none. A move that was cut off after the log was
+    /// sealed is finished.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] with what to do.
+    pub async fn open_log(self) -> Result<NodeLog, OpenError> {
+        let (tail, places) = self.parts();
+        Ok(crate::moving::open(&places, &self.data, self.log, tail).await?.log)
+    }
+
+    /// Opens the log for reading. One in a SQLite file may be written by another process meanwhile, a shared one by
+    /// other nodes; what only one process can have open has to be free.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] with what to do.
+    pub async fn open_log_read_only(self) -> Result<NodeLog, OpenError> {
+        let place = Whereabouts::read(&self.data)?.unwrap_or_else(Whereabouts::usual).log;
+        if !place.is_database() {
+            return self.open_log().await;
+        }
+        let store = SqliteEventStore::open_read_only(SqliteOptions::new(place.path_in(&self.data))).await?;
+        let tail = Arc::clone(store.tail());
+        Ok(NodeLog::new(Arc::new(store), place, tail))
+    }
+
+    /// Whether the directory has a log.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when the file that says where it is can't be read.
+    pub fn has_log(&self) -> Result<bool, OpenError> {
+        let place = Whereabouts::read(&self.data)?.unwrap_or_else(Whereabouts::usual).log;
+        Ok(!place.is_database() || place.path_in(&self.data).exists())
+    }
+
+    /// A tail that finds its log (whichever is opened feeds it, now and after a move), and who opens logs.
+    fn parts(&self) -> (Arc<Tail>, Places) {
+        let Self { data, storage, durability, ring, .. } = self.clone();
+        let tail = Arc::new(Tail::new(Epoch(0), Position::START, ring));
+        (tail, Places { data, durability, ring, storage })
     }
 }
 
@@ -170,22 +217,23 @@ impl Node {
     pub async fn open(options: NodeOptions) -> Result<Self, OpenError> {
         std::fs::create_dir_all(&options.data)
             .map_err(|source| OpenError::Io { path: options.data.clone(), source })?;
-        let NodeOptions { data, log, storage, durability, ring, bus_capacity } = options;
-        let places: Arc<dyn LogPlaces> = Arc::new(Places { data: data.clone(), durability, ring, storage });
-        // It finds its log: whichever is opened feeds it, now and after a move.
-        let tail = Arc::new(Tail::new(Epoch(0), Position::START, ring));
+        let (tail, places) = options.parts();
+        let NodeOptions { data, log, bus_capacity, .. } = options;
+        let places: Arc<dyn LogPlaces> = Arc::new(places);
         let opened = crate::moving::open(&*places, &data, log, Arc::clone(&tail)).await?;
         let own = opened.log.clone();
         let bus = DualEventBus::new_broadcast(BroadcastBus::new(bus_capacity));
         let (link, stop) = (Arc::default(), CancellationToken::new());
         let told = Arc::new(Told(Arc::clone(&link)));
         let mover = Mover::new(opened, places, data, told, stop.child_token());
+        // Read now: a move that is asked for from now on is its own affair.
+        let found = mover.whereabouts();
         let store = Arc::new(own.clone());
         let node = Self::start(store, Some((own, mover.clone())), tail, Arc::new(bus), link, stop);
         node.own_task(
             "move of the log",
             tokio::spawn(async move {
-                if let Some(Err(error)) = mover.resume().await {
+                if let Some(Err(error)) = mover.resume(found).await {
                     tracing::warn!(%error, "the log didn't go over");
                 }
             }),
@@ -285,7 +333,8 @@ impl Node {
             comparing: Arc::default(),
         });
         let (bus, gauges) = (Arc::clone(&parts), Arc::clone(&parts));
-        let (migration, driver) = Migration::start(Arc::new(own), bus, gauges, self.0.mover.clone(), options).await?;
+        let (migration, driver) =
+            Migration::start(Arc::new(own), bus, gauges, self.0.mover.clone(), options).await?;
         self.own_task("migration", tokio::spawn(driver));
         let (bus, tail) = (Arc::clone(&parts.bus), Arc::clone(&parts.tail));
         let zenoh = Arc::clone(&parts.progress[Side::Zenoh as usize]);

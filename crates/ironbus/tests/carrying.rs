@@ -31,7 +31,7 @@ async fn steps_of(node: &Node, steps: &[(Phase, Phase)]) {
     for (from, to) in steps.iter().copied() {
         let (by, reason, figures) = ("ann".into(), "a test".into(), Json::empty_object());
         let step = NewStep { from, to, by, reason, figures };
-        node.own_store().expect("it has a log").record(step).await.expect("recorded");
+        node.own_log().expect("it has a log").record(step).await.expect("recorded");
     }
 }
 
@@ -168,7 +168,7 @@ async fn a_log_that_was_superseded_carries_nothing_of_its_past() {
     first.hears(1..=5).await;
     let left = killed_now(data.path());
     let mut second = start(left.path(), &[]).await;
-    let own = second.node.own_store().expect("it has a log").clone();
+    let own = second.node.own_log().expect("it has a log").clone();
     own.supersede(Some("another store node has a later epoch".into()));
     // Longer than listeners get to come back.
     let heard = tokio::time::timeout(Duration::from_secs(7), second.heard.next()).await;

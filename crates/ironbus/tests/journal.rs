@@ -87,7 +87,7 @@ async fn a_log_of_version_2_is_read_as_it_is_and_migrated_when_it_is_opened_for_
     store.close().await;
     assert_eq!(raise_epoch(temp.path()).expect("nobody has it open").0, 2);
     let store = temp.open().await;
-    assert_eq!(store.epoch_began(), Some("an operator promoted this log"));
+    assert_eq!(store.epoch_began().as_deref(), Some("an operator promoted this log"));
     store.close().await;
     let found = temp.verify();
     assert!(found.is_sound(), "{:?}", found.faults);

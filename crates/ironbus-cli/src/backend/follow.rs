@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use ironbus::{
-    Cursor, Delivery, EventFilter, EventStore, KeyPattern, Position, SqliteEventStore, Start, StoredEvent,
+    Cursor, Delivery, EventFilter, EventStore, KeyPattern, NodeLog, Position, Start, StoredEvent,
     Subscription,
 };
 use serde::Deserialize;
@@ -45,7 +45,7 @@ pub(crate) enum Follow {
 }
 
 impl Follow {
-    pub(super) fn local(store: &SqliteEventStore, filter: EventFilter, after: Option<After>) -> Self {
+    pub(super) fn local(store: &NodeLog, filter: EventFilter, after: Option<After>) -> Self {
         let start = match after {
             None => Start::Live,
             Some(After::Position(position)) => Start::After(position),

@@ -9,12 +9,15 @@ mod remote;
 mod sse;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ironbus::store::{AggregatePage, OpenError, Page};
 use ironbus::{
     Aggregate, Append, AppendError, Appended, Entitlement, EventFilter, EventId, EventStore, KeyPattern,
-    NodeOptions, Position, Sequence, SqliteEventStore, SqliteOptions,
+    NodeLog, NodeOptions, Position, Sequence,
 };
+
+use ironbus_zenoh::storage::{StorageOptions, StoragePlaces};
 
 use crate::args::{After, Where};
 use crate::config::{Client, Target};
@@ -27,7 +30,7 @@ pub(crate) use sse::{Frame, Parser};
 /// Where the log is.
 pub(crate) enum Backend {
     /// In a data directory.
-    Local(SqliteEventStore),
+    Local(NodeLog),
     /// Behind a server.
     Remote(Remote),
 }
@@ -164,18 +167,25 @@ fn everything_of(pattern: &KeyPattern) -> EventFilter {
     EventFilter::public(pattern.clone()).entitled(Entitlement::Everything)
 }
 
-async fn open(data: &Path, purpose: Use) -> Result<SqliteEventStore, Failure> {
-    let options = SqliteOptions::new(data.join(NodeOptions::LOG_FILE));
+/// How the log of a data directory is opened, wherever it is.
+pub(crate) fn node_options(data: &Path) -> NodeOptions {
+    let options = StorageOptions::default();
+    let storage = StoragePlaces { data: data.to_owned(), options };
+    NodeOptions { storage: Some(Arc::new(storage)), ..NodeOptions::new(data) }
+}
+
+async fn open(data: &Path, purpose: Use) -> Result<NodeLog, Failure> {
+    let options = node_options(data);
     match purpose {
-        Use::Read => return Ok(SqliteEventStore::open_read_only(options).await?),
-        Use::Change if !options.path.exists() => {
+        Use::Read => return Ok(options.open_log_read_only().await?),
+        Use::Change if !options.has_log()? => {
             let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no log here");
-            return Err(OpenError::Io { path: options.path, source }.into());
+            return Err(OpenError::Io { path: options.log_path(), source }.into());
         }
         Use::Change | Use::Write => {}
     }
     std::fs::create_dir_all(data).map_err(|error| {
         Failure::failed(format!("the data directory {} can't be created: {error}", data.display()))
     })?;
-    Ok(SqliteEventStore::open(options).await?)
+    Ok(options.open_log().await?)
 }

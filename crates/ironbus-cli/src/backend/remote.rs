@@ -23,6 +23,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long an answer may take, but for a stream's.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// How long a log may take to go elsewhere. The move goes on however long is waited.
+const MOVE: Duration = Duration::from_secs(24 * 3600);
+
 /// A stream on which not even a heartbeat came for so long is taken for broken.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -241,10 +244,16 @@ impl Remote {
 
     /// Takes a step of the migration: `advance` or `rollback`.
     pub(crate) async fn take_step(&self, way: &str, step: &StepRequest) -> Result<Value, Failure> {
-        let document = json!({ "to": step.to, "by": step.by, "reason": step.reason });
-        let request = self.http.post(self.at(&["v1", "migration", way]));
+        let document = json!({ "to": step.to, "log": step.log, "by": step.by, "reason": step.reason });
+        self.migrate(way, &document).await
+    }
+
+    /// Asks something of the migration. A step with which the log moves is answered when it is there.
+    pub(crate) async fn migrate(&self, what: &str, document: &Value) -> Result<Value, Failure> {
+        let request = self.http.post(self.at(&["v1", "migration", what]));
         let request = request.header("content-type", "application/json").body(document.to_string());
-        let response = self.send(request.timeout(ANSWER)).await?;
+        let patience = if document["to"] == "zenoh_storage" || what == "rollback" { MOVE } else { ANSWER };
+        let response = self.send(request.timeout(patience)).await?;
         let status = response.status();
         let text = self.body(response).await?;
         if status.is_success() { self.understood(&text) } else { Err(self.failure(status, &text)) }

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use ironbus::SqliteEventStore;
+use ironbus::NodeLog;
 use ironbus::migration::{Journal, JournalPage, StepError, StepRequest, roll_back_record};
 use serde_json::{Value, json};
 
@@ -27,6 +27,8 @@ pub(crate) async fn run(action: MigrateAction, config: &Client) -> Result<(), Fa
         MigrateAction::Plan(args) => plan(args, config).await,
         MigrateAction::Advance(args) => take(args, config, "advance").await,
         MigrateAction::Rollback(args) => take(args, config, "rollback").await,
+        MigrateAction::Cancel(args) => ask(args, config, "cancel", "cancelled").await,
+        MigrateAction::Settle(args) => ask(args, config, "settle", "settled").await,
         MigrateAction::Watch(args) => watch(args, config).await,
     }
 }
@@ -77,11 +79,14 @@ async fn take(args: MigrateStep, config: &Client, way: &str) -> Result<(), Failu
             ))
         })?,
     };
-    let request = StepRequest { to: args.to, by, reason: args.reason };
+    let request = StepRequest { to: args.to, log: args.log_at, by, reason: args.reason };
     // Not read first: on a full disk only who writes is given room to open the log, out of its reserve.
     let purpose = if way == "advance" { Use::Read } else { Use::Change };
     let mut document = match Backend::find(&args.target, config, purpose).await? {
-        Backend::Remote(remote) => remote.take_step(way, &request).await?["step"].take(),
+        Backend::Remote(remote) => {
+            let taken = remote.take_step(way, &request);
+            showing_progress(&remote, taken).await?["step"].take()
+        }
         Backend::Local(_) if way == "advance" => {
             return Err(Failure::usage(
                 "a step forward is taken by the server that serves the log: name it with --url",
@@ -109,7 +114,54 @@ async fn take(args: MigrateStep, config: &Client, way: &str) -> Result<(), Failu
     Ok(())
 }
 
-async fn roll_back(store: &SqliteEventStore, request: StepRequest) -> Result<Value, Failure> {
+/// Waits for a step; where the log moves with it, with a bar that says how far it is.
+async fn showing_progress(
+    remote: &Remote,
+    taken: impl Future<Output = Result<Value, Failure>>,
+) -> Result<Value, Failure> {
+    let bar = crate::output::events_bar();
+    let watching = async {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            // The step says what is wrong; this only shows how far it is.
+            let Ok(document) = remote.migration(0).await else { continue };
+            let moving = &document["status"]["moving"];
+            if let (Some(copied), Some(head)) = (moving["copied"].as_u64(), moving["head"].as_u64()) {
+                bar.set_length(head);
+                bar.set_position(copied);
+            }
+        }
+    };
+    let taken = tokio::select! {
+        taken = taken => taken,
+        () = watching => unreachable!("it doesn't end"),
+    };
+    bar.finish_and_clear();
+    taken
+}
+
+/// Asks something that needs nothing to be said, and tells whether it made a difference.
+async fn ask(args: MigrateLook, config: &Client, what: &str, done: &str) -> Result<(), Failure> {
+    let remote = server(Backend::find(&args.target, config, Use::Read).await?, "this is done")?;
+    let answer = remote.migrate(what, &json!({})).await?;
+    let mut out = out();
+    match Form::choose(args.form) {
+        Form::Lines => writeln!(out, "{answer}")?,
+        Form::Human if answer[done] == true => writeln!(out, "{done}")?,
+        Form::Human => writeln!(out, "there was nothing to {what}")?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
+async fn roll_back(store: &NodeLog, request: StepRequest) -> Result<Value, Failure> {
+    let place = store.place();
+    if !place.is_database() {
+        return Err(Failure::usage(format!(
+            "the log is at {place}; start its server, and go back there (`ironbus migrate rollback --url …`): the log \
+             moves with that step"
+        )));
+    }
     Ok(json!(roll_back_record(store, request).await?))
 }
 
@@ -225,10 +277,34 @@ fn parity_of(parity: &Value) -> String {
     }
 }
 
+/// What becomes of the log, if it moves or is mirrored.
+fn move_of(status: &Value) -> Option<String> {
+    let moving = &status["moving"];
+    let to = text(&moving["to"]);
+    let (copied, head) = (&moving["copied"], &moving["head"]);
+    let mut said = match moving["stage"].as_str()? {
+        "copying" => {
+            let rate = figure(&moving["per_second"]);
+            let left =
+                moving["seconds_left"].as_f64().map_or_else(String::new, |s| format!(", {s:.0} s left"));
+            format!("going to {to}: {copied} of {head} events, {rate} a second{left}")
+        }
+        "mirroring" => format!("{to} is kept up to date for the way back: {copied} of {head} events"),
+        _ => format!("going over to {to}; appends wait"),
+    };
+    if let Some(trouble) = moving["trouble"].as_str() {
+        said.push_str(&format!("; in the way: {}", shown(trouble)));
+    }
+    Some(said)
+}
+
 fn one_line(status: &Value) -> String {
     let mut line = phase_of(status);
     if status["bus"] != status["phase"] {
         line.push_str(&format!(", but the bus is {}", text(&status["bus"])));
+    }
+    if let Some(moving) = move_of(status) {
+        line.push_str(&format!("  {moving}"));
     }
     let nodes = status["edge_nodes"].as_array().map_or(0, Vec::len);
     line.push_str(&format!("  edge nodes {nodes}"));
@@ -245,6 +321,13 @@ fn tell_status(out: &mut Out, document: &Value) -> Result<(), Failure> {
     if let Some(bus) = status["bus"].as_str() {
         rows.push(("bus", bus.to_owned()));
         rows.push(("Zenoh", if status["zenoh"] == true { "there" } else { "not there" }.to_owned()));
+        if let Some(place) = status["log"].as_str() {
+            rows.push(("log", shown(place)));
+        }
+        rows.extend(move_of(status).map(|moving| ("move", moving)));
+        if let Some(pause) = status["pause_seconds"].as_f64() {
+            rows.push(("appends waited", format!("{:.0} ms when the log last went over", pause * 1e3)));
+        }
         rows.push(("advice", text(&status["advice"]["text"])));
     }
     let parity = &status["parity"];
@@ -311,7 +394,12 @@ fn tell_plan(out: &mut Out, plan: &Value) -> Result<(), Failure> {
         }
         let obstacles = messages(&step["obstacles"]);
         if obstacles.is_empty() {
-            writeln!(out, "  possible  now: ironbus migrate {way} --to {} --reason …", text(&step["to"]))?;
+            let log = if step["needs_log"] == true { " --log-at PLACE" } else { "" };
+            writeln!(
+                out,
+                "  possible  now: ironbus migrate {way} --to {}{log} --reason …",
+                text(&step["to"])
+            )?;
         }
         for obstacle in obstacles {
             writeln!(out, "  in the way  {obstacle}")?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironbus::event::StoreId;
-use ironbus::{LogAccess, MigrationOptions, Node, NodeOptions};
+use ironbus::{LogAccess, LogPlace, MigrationOptions, Node, NodeOptions};
 use ironbus_server::{Access, AnyAccess, OperatorToken, Operators, ServerOptions};
 use ironbus_zenoh::{EdgeNode, EdgeOptions, StoreNode, StoreNodeOptions, ZenohOptions};
 use tokio::net::TcpListener;
@@ -63,7 +63,11 @@ async fn start_store(
     zenoh: Option<&ZenohOptions>,
     name: String,
 ) -> Result<Node, Failure> {
-    let options = NodeOptions { durability: settings.durability, ..NodeOptions::new(&settings.data) };
+    let options = NodeOptions {
+        durability: settings.durability,
+        log: settings.log_at.clone(),
+        ..crate::backend::node_options(&settings.data)
+    };
     let node = Node::open(options).await?;
     if let Some(zenoh) = zenoh {
         let session = zenoh.open().await.map_err(|error| Failure::failed(error.to_string()))?;
@@ -85,6 +89,7 @@ async fn start_edge(zenoh: &ZenohOptions, name: String, store_id: Option<StoreId
 /// What the flags, the environment and the file come to.
 struct Settings {
     data: PathBuf,
+    log_at: Option<LogPlace>,
     listen: SocketAddr,
     durability: ironbus::Durability,
     migration: MigrationOptions,
@@ -117,6 +122,7 @@ impl Settings {
         let access = Arc::new(AnyAccess::new(operator.into_iter().chain(sessions).collect()));
         Ok(Self {
             data: config.data(args.data),
+            log_at: args.log_at.or_else(|| config.log_at.clone()),
             listen,
             migration: (&config.migration).into(),
             durability: args.durability.or(config.durability).map(Into::into).unwrap_or_default(),
@@ -167,11 +173,12 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// Tells people what was opened, and programs that and where the server answers.
 async fn tell_start(node: &Node, address: SocketAddr, zenoh: Option<&ZenohOptions>) -> Result<(), Failure> {
     say!("ironbus {}", env!("CARGO_PKG_VERSION"));
-    match node.log_path() {
-        Some(path) => {
+    match node.own_log() {
+        Some(log) => {
+            let place = log.current().place();
             let head = node.store().head().await?;
             let (events, epoch) = (count(head.position.0, "event"), head.lineage.epoch());
-            say!("  log     {} ({events}, epoch {epoch})", path.display());
+            say!("  log     {place} ({events}, epoch {epoch})");
         }
         None => say!("  log     elsewhere: {}", node.log_access()),
     }

@@ -9,6 +9,7 @@ use futures_util::stream;
 use http::StatusCode;
 use ironbus::Migration;
 use ironbus::migration::{JournalError, JournalStep, Phase, StepError, StepRequest};
+use ironbus::moving::{LogPlace, MoveError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -47,6 +48,7 @@ pub(super) async fn show(
 #[serde(deny_unknown_fields)]
 struct StepDocument {
     to: Option<Phase>,
+    log: Option<LogPlace>,
     by: String,
     reason: String,
 }
@@ -70,8 +72,32 @@ async fn asked(app: &App, request: Request) -> Result<StepRequest, Problem> {
     app.options.operators.check(app, &parts)?;
     // A page of another origin can't send this type without asking first, which it isn't allowed.
     body::expect_type(&parts, &["application/json"])?;
-    let StepDocument { to, by, reason } = body::json(&body::read(app, body).await?)?;
-    Ok(StepRequest { to, by, reason })
+    let StepDocument { to, log, by, reason } = body::json(&body::read(app, body).await?)?;
+    Ok(StepRequest { to, log, by, reason })
+}
+
+/// `POST /v1/migration/cancel`: takes back a move of the log that is still copying.
+pub(super) async fn cancel(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    entitled(&app, request).await?;
+    Ok(Json(json!({ "cancelled": migration(&app)?.cancel_move() })))
+}
+
+/// `POST /v1/migration/settle`: the log that was left is no longer kept up to date.
+pub(super) async fn settle(State(app): State<App>, request: Request) -> Result<Json<Value>, Problem> {
+    entitled(&app, request).await?;
+    Ok(Json(json!({ "settled": migration(&app)?.end_mirror().await? })))
+}
+
+/// An operator, with an empty JSON document: a page of another origin can't send this type unasked.
+async fn entitled(app: &App, request: Request) -> Result<(), Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    let (parts, body) = request.into_parts();
+    app.options.operators.check(app, &parts)?;
+    body::expect_type(&parts, &["application/json"])?;
+    let Nothing {} = body::json(&body::read(app, body).await?)?;
+    Ok(())
 }
 
 fn told(migration: &Migration, taken: Result<JournalStep, StepError>) -> Result<Json<Value>, Problem> {
@@ -109,7 +135,7 @@ fn frame(text: String) -> Result<Bytes, std::convert::Infallible> {
 
 fn migration(app: &App) -> Result<&Migration, Problem> {
     app.node.migration().ok_or_else(|| {
-        let detail = if app.node.own_store().is_some() {
+        let detail = if app.node.own_log().is_some() {
             "the program that serves this log hasn't started its migration".to_owned()
         } else {
             format!("this node has no log of its own ({}); ask the store node", app.node.log_access())
@@ -150,6 +176,15 @@ impl From<StepError> for Problem {
             StepError::Switch { phase, .. } => {
                 refused(StatusCode::SERVICE_UNAVAILABLE, "bus-not-switched", "The bus can't follow the step")
                     .with("phase", json!(phase))
+            }
+            StepError::Move(MoveError::Cancelled) => {
+                refused(StatusCode::CONFLICT, "move-cancelled", "The move was cancelled")
+            }
+            StepError::Move(MoveError::UnderWay { .. } | MoveError::Already(_)) => {
+                refused(StatusCode::CONFLICT, "step-refused", "The log can't move there now")
+            }
+            StepError::Move(_) => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, "log-not-moved", "The log stays where it was")
             }
             StepError::Read(error) => error.into(),
             StepError::Closed => {

@@ -48,6 +48,8 @@ pub fn router(node: Node, options: ServerOptions, draining: CancellationToken) -
         .route("/v1/migration", get(migration::show))
         .route("/v1/migration/advance", post(migration::advance))
         .route("/v1/migration/rollback", post(migration::rollback))
+        .route("/v1/migration/cancel", post(migration::cancel))
+        .route("/v1/migration/settle", post(migration::settle))
         .route("/v1/migration/watch", get(migration::watch))
         .route("/v1/status", get(status::status))
         .route("/healthz", get(status::healthz))

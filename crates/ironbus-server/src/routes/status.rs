@@ -22,7 +22,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
         "version": env!("CARGO_PKG_VERSION"),
         "store_id": head.as_ref().map(|head| head.store_id),
         "epoch": app.node.tail().epoch(),
-        "epoch_began": app.node.own_store().and_then(|log| log.epoch_began()),
+        "epoch_began": app.node.own_log().and_then(|log| log.current().epoch_began()),
         "head": head.as_ref().map_or(app.node.tail().head(), |head| head.position),
         "earliest": head.as_ref().map_or(Position(1), |head| head.earliest),
         "mode": app.node.bus().mode().to_string(),
@@ -36,6 +36,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
         "events_per_second": { "1s": last_second, "60s": last_minute },
         "ready": !app.draining.is_cancelled() && app.node.log_access().is_ready(),
         "log": app.node.log_access().to_string(),
+        "place": app.node.own_log().map(|log| log.place()),
         "data": app.node.log_path().map(|path| path.display().to_string()),
         "log_bytes": log_bytes(&app),
     })))
@@ -80,5 +81,5 @@ fn log_bytes(app: &App) -> u64 {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    size(path) + size(wal.as_ref())
+    size(&path) + size(wal.as_ref())
 }

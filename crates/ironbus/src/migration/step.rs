@@ -174,6 +174,9 @@ pub enum Obstacle {
         /// Where it goes.
         to: LogPlace,
     },
+    /// Nobody here can move the log.
+    #[error("the log can't move here: it is no node's that has a data directory")]
+    Immovable,
     /// It isn't said where the log is to go.
     #[error("say where the log is to go: --log rocksdb:DIRECTORY, folder:DIRECTORY or s3://BUCKET/PREFIX")]
     NoPlace,
@@ -200,6 +203,7 @@ told!(Obstacle {
     NotEarlier { .. } => "not_earlier",
     NoZenoh => "no_zenoh",
     Moving { .. } => "moving",
+    Immovable => "immovable",
     NoPlace => "no_place",
     WrongPlace { .. } => "wrong_place",
     NotCompared => "not_compared",
@@ -269,6 +273,7 @@ fn advance(phase: Phase, to: Option<Phase>, log: Option<LogPlace>, observed: &Ob
     }
     let moves = next == Phase::ZenohStorage && observed.on_database();
     match &log {
+        _ if moves && observed.log.is_none() => why.push(Obstacle::Immovable),
         None if moves => why.push(Obstacle::NoPlace),
         Some(to) if moves && to.is_database() => {
             why.push(Obstacle::WrongPlace { to: to.clone(), why: "a SQLite file is what it leaves" });
@@ -333,7 +338,9 @@ fn consequences(from: Phase, to: Phase, observed: &Observation) -> Vec<Consequen
     if stops(Side::Broadcast) {
         listeners += observed.broadcast_listeners;
     }
-    if stops(Side::Zenoh) {
+    // With the log its epoch changes, and raw subscriptions don't know what that kept.
+    let moves = (from == Phase::ZenohStorage) != (to == Phase::ZenohStorage);
+    if stops(Side::Zenoh) || moves {
         listeners += observed.zenoh_listeners;
     }
     if listeners > 0 {

@@ -24,8 +24,8 @@ mod node_log;
 mod place;
 mod whereabouts;
 
-pub use mover::{MoveError, MoveStatus, Mover, Stage};
 pub(crate) use mover::{Exchanged, open};
+pub use mover::{MoveError, MoveStatus, Mover, Stage};
 pub use node_log::NodeLog;
 pub(crate) use place::Places;
 pub use place::{Found, InvalidPlace, LogPlace, LogPlaces};

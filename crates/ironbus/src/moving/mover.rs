@@ -18,8 +18,8 @@ use super::{Found, LogPlace, LogPlaces, Move, NodeLog, Whereabouts};
 use crate::event::Json;
 use crate::key::EventFilter;
 use crate::store::{
-    AppendError, CopyFailure, CopyOf, EventStore, Head, JournalStep, Log, LogCopy, LogEnd, NewStep, OpenError,
-    ReadError,
+    AppendError, CopyFailure, CopyOf, EventStore, Head, JournalStep, Log, LogCopy, LogEnd, NewStep,
+    OpenError, ReadError,
 };
 use crate::tail::Tail;
 
@@ -152,13 +152,15 @@ pub(crate) async fn open(
     tail: Arc<Tail>,
 ) -> Result<Opened, OpenError> {
     let said = Whereabouts::read(data)?;
-    let elsewhere = |place: &LogPlace| OpenError::Elsewhere {
+    let elsewhere = |place: &LogPlace| {
+        OpenError::Elsewhere {
         place: begin.iter().map(ToString::to_string).collect(),
         source: format!(
             "the log of {} is at {place}; start without another address, and go over with `ironbus migrate advance`",
             data.display()
         )
         .into(),
+    }
     };
     let mut whereabouts = match (said, &begin) {
         (Some(said), Some(begin)) if said.log != *begin => return Err(elsewhere(&said.log)),
@@ -176,7 +178,8 @@ pub(crate) async fn open(
     };
     let mut log = places.open(&whereabouts.log, Arc::clone(&tail)).await?;
     if let Some(moving) = whereabouts.moving.clone() {
-        let failed = |error: MoveError| OpenError::Elsewhere {
+        let failed = |error: MoveError| {
+            OpenError::Elsewhere {
             place: moving.to.to_string(),
             source: format!(
                 "the log was sealed at {} and is going over, which can't be finished: {error}; start again once that \
@@ -184,6 +187,7 @@ pub(crate) async fn open(
                 whereabouts.log
             )
             .into(),
+        }
         };
         let sealed = log.is_sealed().await.map_err(|error| failed(error.into()))?;
         if sealed {
@@ -352,10 +356,9 @@ impl Mover {
         self.carry_out(moving, true).await
     }
 
-    /// Goes on with a move that was cut off, and with the mirror, where there is one.
-    pub(crate) async fn resume(&self) -> Option<Result<JournalStep, MoveError>> {
-        let Whereabouts { moving, mirror, .. } = self.whereabouts();
-        match (moving, mirror) {
+    /// Goes on with a move that was cut off, and with the mirror, where there was one when the log was `found`.
+    pub(crate) async fn resume(&self, found: Whereabouts) -> Option<Result<JournalStep, MoveError>> {
+        match (found.moving, found.mirror) {
             (Some(moving), _) => Some(self.carry_out(moving, false).await),
             (None, Some(mirror)) => {
                 self.start_mirror(mirror);

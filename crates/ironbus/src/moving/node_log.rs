@@ -48,7 +48,12 @@ impl NodeLog {
     /// A node's log, which feeds `tail`.
     pub(crate) fn new(log: Arc<dyn Log>, place: LogPlace, tail: Arc<Tail>) -> Self {
         let current = RwLock::new(Current { log, place, changes: 0 });
-        Self(Arc::new(Inner { current, gate: tokio::sync::RwLock::default(), tail, superseded: RwLock::default() }))
+        Self(Arc::new(Inner {
+            current,
+            gate: tokio::sync::RwLock::default(),
+            tail,
+            superseded: RwLock::default(),
+        }))
     }
 
     /// The log in force.
@@ -99,8 +104,8 @@ impl NodeLog {
         std::mem::replace(&mut *current, Current { log, place, changes }).log
     }
 
-    /// Commits what waits, and gives the log free. The tail stays open.
-    pub(crate) async fn close(&self) {
+    /// Commits what waits, and gives the log free. The tail stays open, for subscriptions to end at it.
+    pub async fn close(&self) {
         self.current().close().await;
     }
 

@@ -59,7 +59,7 @@ async fn a_log_goes_all_the_way_and_back_and_every_step_is_recorded() {
     let refused = migration.advance(ask("further")).await;
     assert!(
         matches!(&refused, Err(StepError::Refused { obstacles, .. })
-            if *obstacles == [Obstacle::Last { phase: Phase::Zenoh }]),
+            if *obstacles == [Obstacle::Immovable]),
         "{refused:?}"
     );
     let back = migration.rollback(ask_to(Phase::Broadcast)).await.expect("going back needs nothing");

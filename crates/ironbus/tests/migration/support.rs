@@ -167,6 +167,7 @@ impl Process {
             journal,
             Arc::clone(&bus) as Arc<dyn BusSwitch>,
             Arc::clone(&counts) as Arc<dyn Gauges>,
+            None,
             MigrationOptions::default(),
         )
         .await?;
@@ -202,7 +203,7 @@ impl Process {
 }
 
 pub(crate) fn ask(reason: &str) -> StepRequest {
-    StepRequest { to: None, by: "ann".into(), reason: reason.into() }
+    StepRequest { to: None, log: None, by: "ann".into(), reason: reason.into() }
 }
 
 pub(crate) fn ask_to(to: Phase) -> StepRequest {

@@ -102,12 +102,12 @@ impl Carried {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::event::{Aggregate, Json, NewEvent};
     use crate::store::{
-        Append, EventStore, ExpectedVersion, Journal, NewStep, Phase, SqliteEventStore, SqliteOptions,
+        Append, Carrying, EventStore, ExpectedVersion, Journal, Log as _, NewStep, Phase, SqliteEventStore,
+        SqliteOptions,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -170,6 +170,14 @@ mod tests {
             self.1.record(NewStep { from, to, by, reason, figures }).await.expect("recorded");
         }
 
+        fn carrying(&self) -> Carrying {
+            self.1.carrying().expect("it is kept")
+        }
+
+        fn before(&self) -> Option<Position> {
+            self.carrying().before
+        }
+
         /// What the next start would know if the process were killed now.
         async fn after_a_kill(&self) -> Option<u64> {
             let left = tempfile::tempdir().expect("temporary files can be made");
@@ -177,7 +185,7 @@ mod tests {
                 std::fs::copy(self.0.path().join(file), left.path().join(file)).expect("copied");
             }
             let next = Self::open(left).await;
-            let before = next.1.carried_before();
+            let before = next.before();
             next.1.close().await;
             before.map(|position| position.0)
         }
@@ -203,7 +211,7 @@ mod tests {
         assert_eq!(log.after_a_kill().await, Some(3));
         log.append().await;
         assert_eq!(log.after_a_kill().await, Some(3), "nobody has carried it yet");
-        let carried = Arc::clone(log.1.carried());
+        let carried = log.carrying().carried;
         carried.begin(Position(3), long_ago);
         carried.hand(Position(4), long_ago);
         log.append().await;
@@ -212,7 +220,7 @@ mod tests {
         log.append().await;
         assert_eq!(log.after_a_kill().await, Some(4), "it may still be here");
         carried.begin(Position(5), long_ago);
-        log.1.keep_carried();
+        (log.carrying().keep)();
         // The writer takes one thing after the other.
         log.step(Phase::Dual, Phase::Zenoh).await;
         assert_eq!(log.after_a_kill().await, Some(5));
@@ -220,7 +228,7 @@ mod tests {
         carried.close_begins();
         carried.close_done();
         let log = log.reopened().await;
-        assert_eq!(log.1.carried_before(), Some(Position(6)), "a clean close empties the queues");
+        assert_eq!(log.before(), Some(Position(6)), "a clean close empties the queues");
         log.append().await;
         log.step(Phase::Zenoh, Phase::Broadcast).await;
         log.append().await;

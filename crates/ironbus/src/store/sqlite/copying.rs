@@ -20,13 +20,22 @@ use crate::store::{CopyFailure, CopyOf, JournalStep, Lineage, Log, LogCopy, LogE
 const MAKING: &str = "the log here is a copy that isn't open; append to the log that it is a copy of";
 
 /// What is at a path: the copy of a log, begun where there is nothing, or that log once it was opened.
-pub(crate) async fn copy_of(options: SqliteOptions, of: CopyOf) -> Result<Found, OpenError> {
+///
+/// # Errors
+///
+/// [`OpenError`] with what to do.
+pub async fn copy_of(options: SqliteOptions, of: CopyOf) -> Result<Found, OpenError> {
     let (path, wanted) = (options.path.clone(), of.clone());
     let copy = super::blocking(move || begin(&path, &wanted)).await?;
     Ok(match copy {
         Some(copy) => {
             let end = end_of(&copy);
-            Found::Copy(Box::new(SqliteCopy { options, copy: Mutex::new(Some(copy)), end, lineage: of.lineage }))
+            Found::Copy(Box::new(SqliteCopy {
+                options,
+                copy: Mutex::new(Some(copy)),
+                end,
+                lineage: of.lineage,
+            }))
         }
         None => Found::Opened(Arc::new(SqliteEventStore::open(options).await?)),
     })
@@ -122,7 +131,8 @@ impl LogCopy for SqliteCopy {
 
     async fn add(&mut self, events: Vec<Arc<StoredEvent>>) -> Result<(), CopyFailure> {
         let lineage = self.lineage.clone();
-        let wrong = self.with(move |copy| copy.add(events.iter().map(|event| (&**event, None)), &lineage)).await?;
+        let wrong =
+            self.with(move |copy| copy.add(events.iter().map(|event| (&**event, None)), &lineage)).await?;
         match wrong {
             None => Ok(()),
             Some(at) => Err(CopyFailure::NotACopy {
@@ -139,8 +149,11 @@ impl LogCopy for SqliteCopy {
         why: &str,
     ) -> Result<Arc<dyn Log>, CopyFailure> {
         if !self.end().holds_the_same(&of) {
-            let reason =
-                format!("it ends at position {}, and the log that was sealed at {}", self.end().head, of.head);
+            let reason = format!(
+                "it ends at position {}, and the log that was sealed at {}",
+                self.end().head,
+                of.head
+            );
             return Err(CopyFailure::NotACopy { place: place(&self.options.path), reason });
         }
         let (why, lineage) = (why.to_owned(), self.lineage.clone());

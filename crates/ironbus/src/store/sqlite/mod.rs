@@ -19,15 +19,15 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use copying::copy_of;
 pub use copy::{Copied, CopyError, back_up, restore};
+pub use copying::copy_of;
 pub use verify::{Fault, Verification, verify};
 
 use crate::event::{Aggregate, Epoch, Position, Sequence, StoreId};
 use crate::key::EventFilter;
 use crate::store::{
-    AggregatePage, Append, AppendError, Appended, Carrying, ChainHash, EventStore, Head, Lineage, Log, LogEnd,
-    Page, Phase, ReadError,
+    AggregatePage, Append, AppendError, Appended, Carrying, ChainHash, EventStore, Head, Lineage, Log,
+    LogEnd, Page, Phase, ReadError,
 };
 use crate::subscription::{Start, Subscription};
 use crate::tail::{RingLimits, Tail};
@@ -288,18 +288,8 @@ impl SqliteEventStore {
         self.0.epoch_began.read().clone()
     }
 
-    /// How far who carries this log's events elsewhere was handed it; it tells, and the file keeps it.
-    pub(crate) fn carried(&self) -> &Arc<Carried> {
-        &self.0.carried
-    }
-
-    /// Up to where the log was surely carried when it was opened; `None` in a phase that doesn't carry.
-    pub(crate) fn carried_before(&self) -> Option<Position> {
-        self.0.carried_before
-    }
-
     /// Keeps how far the log was carried, although nothing is committed.
-    pub(crate) fn keep_carried(&self) {
+    fn keep_carried(&self) {
         if let Some(writer) = &self.0.writer {
             // When the queue is full, the commits that it holds keep it too.
             let _ = writer.try_send(Command::KeepCarried);
@@ -437,7 +427,9 @@ impl Log for SqliteEventStore {
     async fn is_sealed(&self) -> Result<bool, ReadError> {
         self.0
             .readers
-            .with(|reader| reader.connection().query_row("SELECT sealed IS NOT NULL FROM log", [], |row| row.get(0)))
+            .with(|reader| {
+                reader.connection().query_row("SELECT sealed IS NOT NULL FROM log", [], |row| row.get(0))
+            })
             .await
     }
 

@@ -26,7 +26,8 @@ use super::reserve::Reserve;
 use super::schema::{LogState, WriteLock, insert_epoch, read_state, synced};
 use crate::event::{Aggregate, Encoded, EventId, NewEvent, Position, Sequence, StoredEvent};
 use crate::store::{
-    Append, AppendError, Appended, ChainHash, JournalError, JournalStep, LogEnd, NewStep, Phase, Recorded, chain,
+    Append, AppendError, Appended, ChainHash, JournalError, JournalStep, LogEnd, NewStep, Phase, Recorded,
+    chain,
 };
 use crate::tail::Tail;
 

@@ -1,0 +1,255 @@
+//! A node's log goes over to another place and back while everybody appends and reads, and whoever moves it is
+//! killed at every step.
+
+mod places;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ironbus::event::Cursor;
+use ironbus::moving::{LogPlace, MoveError, Stage, Whereabouts};
+use ironbus::store::{Append, Appended, ExpectedVersion, Journal, NewStep, Phase};
+use ironbus::subscription::Delivery;
+use ironbus::{AppendError, EventFilter, Json, Node, NodeOptions, Position, Start, StoredEvent};
+use ironbus_testkit::check::{check_acknowledged, check_log, check_subscription};
+use ironbus_testkit::{aggregate, numbered, read_all, within};
+use places::{Kill, TestPlaces};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+fn elsewhere() -> LogPlace {
+    "folder:elsewhere.db".parse().expect("an address")
+}
+
+fn step(from: Phase, to: Phase) -> NewStep {
+    let (by, reason, figures) = ("ann".into(), "a test".into(), Json::empty_object());
+    NewStep { from, to, by, reason, figures }
+}
+
+async fn open(data: &Path, kill: Arc<Kill>) -> Node {
+    let storage = TestPlaces { data: data.to_owned(), kill };
+    let options = NodeOptions { storage: Some(Arc::new(storage)), ..NodeOptions::new(data) };
+    Node::open(options).await.expect("a log opens")
+}
+
+/// Appends without end to a few aggregates; gives back what was acknowledged.
+fn append_on(node: &Node, first: u64, stop: &CancellationToken) -> JoinHandle<Vec<Appended>> {
+    let (store, stop) = (node.store(), stop.clone());
+    tokio::spawn(async move {
+        let mut acknowledged = Vec::new();
+        for n in first.. {
+            let to = aggregate("Counter", &(n % 7).to_string());
+            let append = store.append(Append::to(to, ExpectedVersion::Any, vec![numbered(n)]));
+            match stop.run_until_cancelled(append).await {
+                Some(Ok(appended)) => acknowledged.push(appended),
+                Some(Err(error)) => panic!("an append was refused: {error}"),
+                None => break,
+            }
+        }
+        acknowledged
+    })
+}
+
+/// Reads everything from `start` on, until it has what the log holds up to `head`.
+async fn read_through(node: &Node, start: Start, head: Position) -> Vec<Arc<StoredEvent>> {
+    let mut events = node.store().subscribe(EventFilter::everything(), start);
+    let mut seen = Vec::new();
+    while events.cursor() < head {
+        match within("the next event", events.next()).await.expect("the log is open").expect("readable") {
+            Delivery::Event(event) => seen.push(event),
+            Delivery::Reset(reason) => panic!("a reader was reset: {reason}"),
+            _ => {}
+        }
+    }
+    seen
+}
+
+/// What would be there if the process were killed now.
+fn killed_now(data: &Path) -> tempfile::TempDir {
+    let left = tempfile::tempdir().expect("temporary files can be made");
+    for file in std::fs::read_dir(data).expect("readable") {
+        let file = file.expect("readable");
+        std::fs::copy(file.path(), left.path().join(file.file_name())).expect("copied");
+    }
+    left
+}
+
+async fn mirrored(node: &Node) {
+    let mut status = node.mover().expect("it has a log").watch();
+    let kept = status.wait_for(|status| {
+        status.as_ref().is_some_and(|status| status.stage == Stage::Mirroring && status.copied >= status.head)
+    });
+    within("the log that was left to be up to date", kept).await.expect("the mover is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_goes_there_and_back_twice_and_no_reader_and_no_writer_notices() {
+    let data = tempfile::tempdir().expect("temporary files can be made");
+    let node = open(data.path(), Arc::default()).await;
+    let stop = CancellationToken::new();
+    let writers = [append_on(&node, 1_000_000, &stop), append_on(&node, 2_000_000, &stop)];
+    let read = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let (reading, seen) = (node.clone(), Arc::clone(&read));
+    let reader = tokio::spawn(async move {
+        let mut events = reading.store().subscribe(EventFilter::everything(), Start::Beginning);
+        while let Some(next) = events.next().await {
+            match next.expect("readable") {
+                Delivery::Event(event) => seen.lock().push(event),
+                Delivery::Reset(reason) => panic!("a reader was reset: {reason}"),
+                _ => {}
+            }
+        }
+    });
+    let mover = node.mover().expect("it has a log");
+    let mut pauses = Vec::new();
+    for round in 1..=2 {
+        let there = within("the move", mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage))).await;
+        assert_eq!(there.expect("it goes").step, round * 2 - 1);
+        pauses.extend(mover.last_pause());
+        assert_eq!(mover.whereabouts().log, elsewhere());
+        mirrored(&node).await;
+        let back = mover.go(LogPlace::database(), step(Phase::ZenohStorage, Phase::Zenoh));
+        assert_eq!(within("the way back", back).await.expect("it goes").step, round * 2);
+        pauses.extend(mover.last_pause());
+        mirrored(&node).await;
+    }
+    stop.cancel();
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.expect("no append is refused"));
+    }
+    // An append that was let go of may come to be stored all the same: a last one is behind all of them.
+    let last = Append::to(aggregate("Counter", "0"), ExpectedVersion::Any, vec![numbered(1)]);
+    let last = node.store().append(last).await.expect("accepted");
+    acknowledged.push(last.clone());
+    let seen = within("the reader to be through", async {
+        loop {
+            tokio::task::yield_now().await;
+            if read.lock().last().is_some_and(|event| event.position == last.head) {
+                return std::mem::take(&mut *read.lock());
+            }
+        }
+    });
+    let seen = seen.await;
+    reader.abort();
+    let log = read_all(&*node.store()).await.expect("readable");
+    check_log(&log).expect("contiguous");
+    let acknowledged = acknowledged.iter().flat_map(|appended| &appended.events);
+    check_acknowledged(acknowledged, &log).expect("everything is there");
+    check_subscription(&EventFilter::everything(), Position::START, last.head, &seen, &log)
+        .expect("once, in order");
+    let head = node.store().head().await.expect("readable");
+    assert_eq!(head.lineage.epoch().0, 5, "each move begins an epoch");
+    assert!(pauses.iter().all(|pause| *pause < Duration::from_secs(2)), "{pauses:?}");
+    println!("{} events, appends waited {pauses:?}", log.len());
+    let steps = node.own_log().expect("it has a log").journal(10).await.expect("readable").steps;
+    assert_eq!(steps.iter().map(|step| step.to.number()).collect::<Vec<_>>(), [4, 3, 4, 3]);
+    assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_step_the_next_start_goes_on_and_nothing_is_lost() {
+    for at in 1.. {
+        let data = tempfile::tempdir().expect("temporary files can be made");
+        let kill = Kill::at(at);
+        let node = open(data.path(), Arc::clone(&kill)).await;
+        let stop = CancellationToken::new();
+        let writers = [append_on(&node, 1_000_000, &stop), append_on(&node, 2_000_000, &stop)];
+        within("some events", node.tail().reached(Position(50))).await;
+        let cursor = Cursor { epoch: node.tail().epoch(), position: Position(20) };
+        let mover = node.mover().expect("it has a log").clone();
+        let there =
+            tokio::spawn(async move { mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage)).await });
+        let done = async {
+            tokio::select! {
+                () = kill.reached() => None,
+                moved = there => Some(moved.expect("no panic").expect("it goes")),
+            }
+        };
+        let done = within("the step, or the end", done).await;
+        stop.cancel();
+        let mut acknowledged = Vec::new();
+        for writer in writers {
+            acknowledged.extend(writer.await.expect("no append is refused"));
+        }
+        let left = killed_now(data.path());
+        let next = open(left.path(), Arc::default()).await;
+        mirrored(&next).await;
+        let said = Whereabouts::read(left.path()).expect("readable").expect("it is there");
+        assert_eq!(
+            (said.log, said.mirror, said.moving),
+            (elsewhere(), Some(LogPlace::database()), None),
+            "step {at}"
+        );
+        let log = read_all(&*next.store()).await.expect("readable");
+        check_log(&log).expect("contiguous");
+        check_acknowledged(acknowledged.iter().flat_map(|appended| &appended.events), &log)
+            .unwrap_or_else(|error| panic!("step {at}: {error:?}"));
+        let head = Position(log.len() as u64);
+        let seen = read_through(&next, Start::Resume(cursor), head).await;
+        check_subscription(&EventFilter::everything(), cursor.position, head, &seen, &log)
+            .expect("once, in order");
+        let to = aggregate("Counter", "0");
+        let append = Append::to(to, ExpectedVersion::Any, vec![numbered(9)]);
+        assert_eq!(next.store().append(append).await.expect("accepted").head, head.next(), "step {at}");
+        let steps = next.own_log().expect("it has a log").journal(10).await.expect("readable");
+        assert_eq!((steps.phase, steps.taken), (Phase::ZenohStorage, 1), "step {at}");
+        assert_eq!(next.shutdown(Duration::from_secs(20)).await, [""; 0]);
+        if done.is_some() {
+            assert!(at > 5, "only {at} steps: the test stops nowhere");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_holds_something_else_is_refused_and_the_log_stays() {
+    let data = tempfile::tempdir().expect("temporary files can be made");
+    let node = open(data.path(), Arc::default()).await;
+    let other = tempfile::tempdir().expect("temporary files can be made");
+    let second = Node::open(NodeOptions::new(other.path())).await.expect("a log opens");
+    for (node, n) in [(&node, 1), (&second, 2)] {
+        let append = Append::to(aggregate("A", "1"), ExpectedVersion::Any, vec![numbered(n)]);
+        node.store().append(append).await.expect("appended");
+    }
+    assert_eq!(second.shutdown(Duration::from_secs(20)).await, [""; 0]);
+    std::fs::copy(other.path().join("ironbus.db"), data.path().join("elsewhere.db")).expect("copied");
+    let mover = node.mover().expect("it has a log");
+    let refused = mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage)).await;
+    assert!(
+        matches!(&refused, Err(MoveError::Open(error)) if error.to_string().contains("another log")),
+        "{refused:?}"
+    );
+    assert_eq!((mover.whereabouts(), mover.status()), (Whereabouts::usual(), None));
+    let append = Append::to(aggregate("A", "1"), ExpectedVersion::Any, vec![numbered(3)]);
+    node.store().append(append).await.expect("the log is where it was");
+    assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_log_accepts_nothing_also_after_a_restart_and_answers_retries() {
+    let data = tempfile::tempdir().expect("temporary files can be made");
+    let node = open(data.path(), Arc::default()).await;
+    let append = |n| Append::to(aggregate("A", "1"), ExpectedVersion::Any, vec![numbered(n)]);
+    let first = node.store().append(append(1)).await.expect("appended");
+    let log = node.own_log().expect("it has a log").current();
+    let end = log.seal("it went elsewhere").await.expect("sealed");
+    assert_eq!(log.seal("once more").await.expect("sealed"), end);
+    for _ in 0..2 {
+        let node = if log.is_sealed().await.is_ok() {
+            node.clone()
+        } else {
+            open(data.path(), Arc::default()).await
+        };
+        let refused = node.store().append(append(2)).await;
+        assert!(
+            matches!(&refused, Err(AppendError::Superseded { reason }) if reason == "it went elsewhere"),
+            "{refused:?}"
+        );
+        assert_eq!(node.store().append(append(1)).await.expect("a retry"), first);
+        let log = node.own_log().expect("it has a log").current();
+        assert!(log.is_sealed().await.expect("readable"));
+        assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
+    }
+}
