@@ -7,7 +7,9 @@ import * as api from "./api.js";
 import { clock, count, duration } from "./format.js";
 
 const HISTORY = 20;
-const PHASES = ["broadcast", "dual", "zenoh"];
+const PHASES = ["broadcast", "dual", "zenoh", "zenoh_storage"];
+/** How events travel in a phase. */
+const BUS = { zenoh_storage: "zenoh" };
 const TRIGGERS = {
   sse_clients: "SSE clients",
   events_per_second: "Events per second",
@@ -89,9 +91,10 @@ export class Migration {
       if (item.dataset.phase === status.phase) item.setAttribute("aria-current", "step");
       else item.removeAttribute("aria-current");
     }
-    const behind = status.bus !== status.phase;
+    const behind = status.bus !== (BUS[status.phase] ?? status.phase);
     get("migration-notice").hidden = !behind;
     get("migration-notice").textContent = behind ? `The bus is ${status.bus} and can’t follow yet; the server tries again every second.` : "";
+    this.#drawLog(status);
     this.#drawPlan(plan);
     get("advice").textContent = status.advice.text;
     const triggers = status.triggers.map((one) => {
@@ -109,6 +112,26 @@ export class Migration {
     get("taken").tBodies[0].replaceChildren(...taken);
     get("taken").hidden = taken.length === 0;
     get("taken-none").hidden = taken.length > 0;
+  }
+
+  /** Where the log is, and how far it is on its way to another place. */
+  #drawLog({ log, moving, pause_seconds: pause }) {
+    get("log-place").hidden = !log;
+    const waited = pause === null ? "" : ` Appends waited ${duration(pause)} when it last went over.`;
+    get("log-place").textContent = log ? `The log is at ${log}.${waited}` : "";
+    get("moving").hidden = !moving;
+    if (!moving) return;
+    const { stage, to, copied, head, per_second: rate, seconds_left: left, trouble } = moving;
+    const far = `${count(copied)} of ${count(head)} events`;
+    const rest = left === null ? "" : `, ${count(Math.round(rate))} a second, ${duration(left)} left`;
+    const said = {
+      copying: `Going to ${to}: ${far}${rest}.`,
+      going_over: `Going over to ${to}; appends wait.`,
+      mirroring: `${to} is kept up to date for the way back: ${far}.`,
+    }[stage];
+    get("moving-line").textContent = trouble ? `${said} In the way: ${trouble}` : said;
+    get("moving-bar").max = Math.max(head, 1);
+    get("moving-bar").value = copied;
   }
 
   #drawPlan(plan) {
@@ -164,7 +187,9 @@ export class Migration {
   }
 
   #ask(way, step) {
-    this.#asked = { way, to: step.to };
+    this.#asked = { way, to: step.to, needsLog: step.needs_log };
+    get("step-log-field").hidden = !step.needs_log;
+    get("step-log").required = step.needs_log;
     get("step-title").textContent = title(way, step.to);
     get("step-take").textContent = title(way, step.to);
     get("step-does").textContent = `Then ${step.does}. Nobody loses, repeats or reorders anything by it.`;
@@ -176,12 +201,13 @@ export class Migration {
   }
 
   async #take() {
-    const { way, to } = this.#asked;
+    const { way, to, needsLog } = this.#asked;
+    const log = needsLog ? get("step-log").value.trim() : undefined;
     const take = get("step-take");
     take.disabled = true;
     get("step-error").textContent = "";
     try {
-      const { step } = await api.takeStep(way, { to, by: get("step-by").value.trim(), reason: get("step-reason").value.trim() }, get("step-token").value);
+      const { step } = await api.takeStep(way, { to, log, by: get("step-by").value.trim(), reason: get("step-reason").value.trim() }, get("step-token").value);
       get("step").close();
       get("migration-said").textContent = `Step ${step.step} is taken: from ${step.from} to ${step.to}.`;
       await this.#load();

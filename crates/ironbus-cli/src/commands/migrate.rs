@@ -300,7 +300,9 @@ fn move_of(status: &Value) -> Option<String> {
 
 fn one_line(status: &Value) -> String {
     let mut line = phase_of(status);
-    if status["bus"] != status["phase"] {
+    // In the last phase events travel as in the one before.
+    let follows = status["phase"] == "zenoh_storage" && status["bus"] == "zenoh";
+    if status["bus"] != status["phase"] && !follows {
         line.push_str(&format!(", but the bus is {}", text(&status["bus"])));
     }
     if let Some(moving) = move_of(status) {
