@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ironbus::event::{
     Aggregate, Epoch, EventId, Json, Metadata, NewEvent, Position, Sequence, SessionId, StoreId, StoredEvent,
 };
-use ironbus::store::{ChainHash, EpochStart, Lineage};
+use ironbus::store::{ChainHash, EpochStart, JournalStep, Lineage};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -18,7 +18,8 @@ use super::bytes::{Damage, Reader, Writer};
 use super::log::Slot;
 
 const MAGIC: [u8; 4] = *b"ibus";
-const FORMAT: u16 = 1;
+/// 2 has reasons of seals and epochs, steps of the migration, and logs that become copies.
+const FORMAT: u16 = 2;
 
 /// The least that an event takes: five numbers and six lengths.
 const LEAST_EVENT: usize = 16 + 8 + 4 + 8 + 6 * 4;
@@ -63,14 +64,32 @@ pub enum Record {
         head: Position,
         /// The hash of all of it.
         chain: ChainHash,
+        /// Why, for those whose appends are refused.
+        why: String,
     },
-    /// A later epoch begins, that of this batch.
+    /// A later epoch begins, that of this batch. It opens a copy in the making.
     EpochBegun {
         /// Where the log ends.
         after: Position,
         /// The hash of all of it.
         chain: ChainHash,
+        /// Why, for people.
+        why: String,
     },
+    /// A step of the migration.
+    Step(JournalStep),
+    /// A sealed log, or a copy in the making, becomes a copy of the log with these epochs, the last of which is that
+    /// of this batch and of what is copied.
+    Copying {
+        /// The epochs; they go on from those that it has.
+        lineage: Lineage,
+        /// Where the log ends.
+        head: Position,
+        /// The hash of all of it.
+        chain: ChainHash,
+    },
+    /// A copy in the making has these steps of the migration, instead of what it had.
+    Journal(Vec<JournalStep>),
 }
 
 impl Batch {
@@ -96,15 +115,31 @@ impl Batch {
                 out.count(events.len());
                 events.iter().for_each(|event| write_event(&mut out, event));
             }
-            Record::Sealed { head, chain } => {
+            Record::Sealed { head, chain, why } => {
                 out.u8(3);
                 out.u64(head.0);
                 out.raw(chain);
+                out.text(why.as_bytes());
             }
-            Record::EpochBegun { after, chain } => {
+            Record::EpochBegun { after, chain, why } => {
                 out.u8(4);
                 out.u64(after.0);
                 out.raw(chain);
+                out.text(why.as_bytes());
+            }
+            Record::Step(step) => {
+                out.u8(5);
+                out.json(step);
+            }
+            Record::Copying { lineage, head, chain } => {
+                out.u8(6);
+                write_lineage(&mut out, lineage);
+                out.u64(head.0);
+                out.raw(chain);
+            }
+            Record::Journal(steps) => {
+                out.u8(7);
+                out.json(steps);
             }
         }
         out.seal()
@@ -117,6 +152,7 @@ impl Batch {
     /// [`Damage`] when the bytes aren't a whole batch of this slot.
     pub fn decode(slot: Slot, bytes: Bytes) -> Result<Self, Damage> {
         let mut from = Reader::open(bytes, MAGIC, FORMAT)?;
+        let why = |from: &mut Reader| if from.format() > 1 { from.name() } else { Ok(String::new()) };
         let store_id = StoreId(Uuid::from_bytes(from.array()?));
         if Slot(from.u64()?) != slot {
             return Err(Damage::Malformed("it is of another slot"));
@@ -135,22 +171,24 @@ impl Batch {
                 let event = |n| read_event(&mut from, Position(first + n as u64)).map(Arc::new);
                 Record::Events { previous, chain, events: (0..count).map(event).collect::<Result<_, _>>()? }
             }
-            3 => Record::Sealed { head: Position(from.u64()?), chain: from.array()? },
-            4 => Record::EpochBegun { after: Position(from.u64()?), chain: from.array()? },
+            3 => {
+                let (head, chain) = (Position(from.u64()?), from.array()?);
+                Record::Sealed { head, chain, why: why(&mut from)? }
+            }
+            4 => {
+                let (after, chain) = (Position(from.u64()?), from.array()?);
+                Record::EpochBegun { after, chain, why: why(&mut from)? }
+            }
+            5 => Record::Step(from.json()?),
+            6 => {
+                let lineage = read_lineage(&mut from)?;
+                Record::Copying { lineage, head: Position(from.u64()?), chain: from.array()? }
+            }
+            7 => Record::Journal(from.json()?),
             _ => return Err(Damage::Malformed("it says what this build doesn't know")),
         };
         from.end()?;
         Ok(Self { store_id, slot, epoch, writer, record })
-    }
-
-    /// The hash of the log up to its end; unknown where it only says that the log begins.
-    pub(super) fn chain_after(&self) -> Option<ChainHash> {
-        match &self.record {
-            Record::Created { .. } => None,
-            Record::Events { chain, .. }
-            | Record::Sealed { chain, .. }
-            | Record::EpochBegun { chain, .. } => Some(*chain),
-        }
     }
 
     /// Its events; none where it says something else.
@@ -224,7 +262,7 @@ fn read_event(from: &mut Reader, position: Position) -> Result<StoredEvent, Dama
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ironbus::store::CHAIN_START;
+    use ironbus::store::{CHAIN_START, Phase};
     use ironbus_testkit::numbered;
     use proptest::prelude::*;
 
@@ -244,6 +282,19 @@ mod tests {
         Batch { store_id, slot: Slot(3), epoch: Epoch(2), writer: Uuid::from_u128(9), record }
     }
 
+    fn step(step: u64) -> JournalStep {
+        JournalStep {
+            step,
+            at: Timestamp::from_microsecond(1_700_000_000_000_001).expect("in range"),
+            after: Position(4),
+            from: Phase::Dual,
+            to: Phase::Zenoh,
+            by: "ann".into(),
+            reason: "more nodes \u{e9}".into(),
+            figures: Json::parse("{ \"b\":1.50, \"a\":[ ] }").expect("valid"),
+        }
+    }
+
     fn samples() -> Vec<Batch> {
         let start = |epoch, after| EpochStart { epoch: Epoch(epoch), after: Position(after) };
         let lineage = Lineage::new(vec![start(1, 0), start(4, 10)]).expect("ascending");
@@ -252,10 +303,13 @@ mod tests {
             Arc::new(event("\"\\u00e9 é\"", "a/b", Some("s 1"), 5)),
         ];
         vec![
-            batch(Record::Created { lineage, copy: true }),
+            batch(Record::Created { lineage: lineage.clone(), copy: true }),
             batch(Record::Events { previous: CHAIN_START, chain: [1; 32], events }),
-            batch(Record::Sealed { head: Position(4), chain: [2; 32] }),
-            batch(Record::EpochBegun { after: Position(4), chain: [2; 32] }),
+            batch(Record::Sealed { head: Position(4), chain: [2; 32], why: "it went over".into() }),
+            batch(Record::EpochBegun { after: Position(4), chain: [2; 32], why: String::new() }),
+            batch(Record::Step(step(1))),
+            batch(Record::Copying { lineage, head: Position(10), chain: [2; 32] }),
+            batch(Record::Journal(vec![step(1), step(2)])),
         ]
     }
 
@@ -283,8 +337,9 @@ mod tests {
     fn a_batch_of_another_slot_and_of_a_later_format_are_refused() {
         let whole = samples()[1].encode();
         assert_eq!(Batch::decode(Slot(4), whole), Err(Damage::Malformed("it is of another slot")));
-        let later = Writer::new(MAGIC, 2).seal();
-        assert_eq!(Batch::decode(Slot(3), later), Err(Damage::Newer { found: 2, known: 1 }));
+        let later = Writer::new(MAGIC, FORMAT + 1).seal();
+        let newer = Damage::Newer { found: FORMAT + 1, known: FORMAT };
+        assert_eq!(Batch::decode(Slot(3), later), Err(newer));
         let other = Writer::new(*b"else", 1).seal();
         assert_eq!(Batch::decode(Slot(3), other), Err(Damage::NotOurs));
     }

@@ -3,6 +3,8 @@
 //! is used.
 
 use bytes::{Buf, BufMut, Bytes};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Why bytes can't be what they ought to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +73,11 @@ impl Writer {
         self.u64(count as u64);
     }
 
+    /// As JSON, for what is rare and has a form of its own.
+    pub(super) fn json(&mut self, value: &impl Serialize) {
+        self.text(&serde_json::to_vec(value).expect("what is written has only texts for names"));
+    }
+
     pub(super) fn seal(mut self) -> Bytes {
         let hash = blake3::hash(&self.0);
         self.raw(hash.as_bytes());
@@ -79,7 +86,10 @@ impl Writer {
 }
 
 /// Reads what [`Writer`] has written.
-pub(super) struct Reader(Bytes);
+pub(super) struct Reader {
+    rest: Bytes,
+    format: u16,
+}
 
 impl Reader {
     /// Checks the whole before anything is read of it.
@@ -96,14 +106,19 @@ impl Reader {
         if found > known || found == 0 {
             return Err(Damage::Newer { found, known });
         }
-        Ok(Self(bytes))
+        Ok(Self { rest: bytes, format: found })
+    }
+
+    /// The format that it was written in, from 1.
+    pub(super) fn format(&self) -> u16 {
+        self.format
     }
 
     fn take(&mut self, count: usize) -> Result<Bytes, Damage> {
-        if self.0.len() < count {
+        if self.rest.len() < count {
             return Err(Damage::Malformed("it ends too early"));
         }
-        Ok(self.0.split_to(count))
+        Ok(self.rest.split_to(count))
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
@@ -130,7 +145,7 @@ impl Reader {
     /// A number of things, each of which takes at least `least` bytes: never more than can be there.
     pub(super) fn count(&mut self, least: usize) -> Result<usize, Damage> {
         let count = usize::try_from(self.u64()?).map_err(|_| Damage::Malformed("a count is too large"))?;
-        if count > self.0.len() / least {
+        if count > self.rest.len() / least {
             return Err(Damage::Malformed("a count is too large"));
         }
         Ok(count)
@@ -146,7 +161,11 @@ impl Reader {
         String::from_utf8(text.into()).map_err(|_| Damage::Malformed("a name is not UTF-8"))
     }
 
+    pub(super) fn json<T: DeserializeOwned>(&mut self) -> Result<T, Damage> {
+        serde_json::from_slice(&self.text()?).map_err(|_| Damage::Malformed("what it says isn't whole"))
+    }
+
     pub(super) fn end(self) -> Result<(), Damage> {
-        if self.0.is_empty() { Ok(()) } else { Err(Damage::Malformed("something follows its end")) }
+        if self.rest.is_empty() { Ok(()) } else { Err(Damage::Malformed("something follows its end")) }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironbus::event::{Epoch, EventId, StoredEvent};
-use ironbus::store::{Append, AppendError, Appended, ReadError};
+use ironbus::store::{Append, AppendError, Appended, JournalStep, Lineage, LogEnd, NewStep, ReadError};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -19,26 +19,37 @@ use super::batch::{Batch, Record};
 use super::follow::{self, Trouble};
 use super::log::{Committed, LogError, Slot};
 use super::plan::{
-    Answer, NotACopy, Round, Sealed, Tried, Turn, after_commit, after_look, begin_epoch, copy, open_copy,
-    plan, seal,
+    self, Answer, Refused, Round, Tried, Turn, after_commit, after_look, begin_epoch, copy,
+    follow as becoming, open_copy, plan, seal,
 };
-use super::state::Fault;
+use super::state::{Fault, State};
 use super::store::{Pace, Shared};
 
 pub(super) enum Command {
     Append(Append, oneshot::Sender<Result<Appended, AppendError>>),
     CatchUp(oneshot::Sender<Result<(), ReadError>>),
-    Mark(Mark, oneshot::Sender<Result<Sealed, AppendError>>),
-    Close(oneshot::Sender<()>),
+    Mark(Mark, oneshot::Sender<Result<Marked, Refused>>),
+    Close,
 }
 
 /// What is written into the log beside events.
 #[derive(Clone, Debug)]
 pub(super) enum Mark {
-    Seal,
-    BeginEpoch(Epoch),
+    Seal { epoch: Epoch, why: String },
+    BeginEpoch { epoch: Epoch, why: String },
+    Step(NewStep),
+    Follow(Lineage),
     Copy(Vec<Arc<StoredEvent>>),
-    OpenCopy(Sealed),
+    Journal(Vec<JournalStep>),
+    OpenCopy { of: LogEnd, why: String },
+}
+
+/// What a log is once a mark stands in it.
+#[derive(Clone, Debug)]
+pub(super) struct Marked {
+    pub(super) end: LogEnd,
+    /// The step, where one was to be recorded.
+    pub(super) step: Option<JournalStep>,
 }
 
 /// One batch takes no more than this; what waits beyond it goes into the next.
@@ -56,8 +67,16 @@ type Waiting = (Append, oneshot::Sender<Result<Appended, AppendError>>);
 struct Turns {
     appends: Vec<Waiting>,
     looks: Vec<oneshot::Sender<Result<(), ReadError>>>,
-    mark: Option<(Mark, oneshot::Sender<Result<Sealed, AppendError>>)>,
-    close: Option<oneshot::Sender<()>>,
+    mark: Option<(Mark, oneshot::Sender<Result<Marked, Refused>>)>,
+    close: bool,
+}
+
+/// How a round ended.
+enum Ended {
+    /// It stands, and what it wrote is folded.
+    Stands,
+    /// It has to begin anew; where the slot held something, that is folded.
+    Anew(Option<Batch>),
 }
 
 pub(super) struct Committer {
@@ -89,6 +108,7 @@ impl Committer {
 
     /// Runs until every handle of the store is gone or it is told to close.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let _ended = self.shared.ended.clone().drop_guard();
         let mut wait = self.pace.least;
         loop {
             let command = tokio::select! {
@@ -115,12 +135,12 @@ impl Committer {
                 // Who asked may have stopped waiting; the mark stands all the same.
                 let _ = reply.send(self.mark(&mark).await);
             }
-            if let Some(done) = turns.close {
+            if turns.close {
                 commands.close();
-                self.close().await;
-                // Whoever asked may have stopped waiting; the store is closed all the same.
-                let _ = done.send(());
-                return;
+                while let Ok(command) = commands.try_recv() {
+                    command.refuse();
+                }
+                break;
             }
             if moved {
                 wait = self.pace.least;
@@ -130,11 +150,14 @@ impl Committer {
     }
 
     async fn close(&mut self) {
-        self.shared.tail.close();
+        if self.shared.owns_tail {
+            self.shared.tail.close();
+        }
         if let Some(snapshot) = self.snapshot.take() {
             // A snapshot that isn't kept costs the next start time, nothing else.
             let _ = snapshot.await;
         }
+        self.shared.log.close().await;
     }
 
     /// Looks for what others have committed; says whether there was something.
@@ -187,46 +210,67 @@ impl Committer {
             let round =
                 plan(&self.shared.state.read(), appends.iter().copied(), self.writer, Timestamp::now());
             match self.try_round(round.batch.as_ref(), round.needs_a_look(), &mut tries).await {
-                Ok(true) => break Ok(round),
-                Ok(false) => {}
+                Ok(Ended::Stands) => break Ok(round),
+                Ok(Ended::Anew(_)) => {}
                 Err(trouble) => break Err(trouble),
             }
         };
         match ended {
             Ok(round) => answer(group, round),
-            Err(trouble) => refuse(group, &trouble, tries.in_limbo),
+            Err(trouble) => refuse(group, &self.shared.state.read(), &trouble, tries.in_limbo),
         }
     }
 
     /// Writes a mark into the log, once.
-    async fn mark(&mut self, mark: &Mark) -> Result<Sealed, AppendError> {
+    async fn mark(&mut self, mark: &Mark) -> Result<Marked, Refused> {
         let mut tries = Tries::new(self.patience);
         loop {
-            let batch = {
-                let state = self.shared.state.read();
-                match mark {
-                    Mark::Seal => Ok(seal(&state, self.writer)),
-                    Mark::BeginEpoch(epoch) => Ok(begin_epoch(&state, self.writer, *epoch)),
-                    Mark::Copy(events) => copy(&state, self.writer, events),
-                    Mark::OpenCopy(of) => open_copy(&state, self.writer, *of),
-                }
-            };
-            let batch = batch.map_err(|error: NotACopy| AppendError::Storage(error.into()))?;
+            let batch = self.plan_mark(mark)?;
             let ended = self.try_round(batch.as_ref(), batch.is_none(), &mut tries).await;
-            if ended.map_err(|trouble| append_error(&trouble, tries.in_limbo))? {
-                let state = self.shared.state.read();
-                return Ok(Sealed { epoch: state.epoch(), head: state.head(), chain: state.chain() });
-            }
+            let written = match ended.map_err(|trouble| append_error(&trouble, tries.in_limbo))? {
+                Ended::Stands => batch,
+                // The other marks are found in the state that they lead to; a step leads to one that refuses it.
+                Ended::Anew(Some(held)) if self.is_own_step(&held, mark) => Some(held),
+                Ended::Anew(_) => continue,
+            };
+            let step = written.and_then(|batch| match batch.record {
+                Record::Step(step) => Some(step),
+                _ => None,
+            });
+            return Ok(Marked { end: self.shared.state.read().end(), step });
         }
     }
 
-    /// Tries one round. `true`: it stands, and what it wrote is folded. `false`: begin it anew.
+    fn is_own_step(&self, held: &Batch, mark: &Mark) -> bool {
+        matches!(mark, Mark::Step(new) if plan::is_step(held, self.writer, new))
+    }
+
+    /// The batch that writes a mark, if one is needed. It is checked as all who will read it check it: what doesn't
+    /// follow would damage the log for good.
+    fn plan_mark(&self, mark: &Mark) -> Result<Option<Batch>, Refused> {
+        let (state, writer) = (self.shared.state.read(), self.writer);
+        let batch = match mark {
+            Mark::Seal { epoch, why } => seal(&state, writer, *epoch, why)?,
+            Mark::BeginEpoch { epoch, why } => begin_epoch(&state, writer, *epoch, why)?,
+            Mark::Step(new) => Some(plan::step(&state, writer, new, Timestamp::now())?),
+            Mark::Follow(lineage) => becoming(&state, writer, lineage)?,
+            Mark::Copy(events) => copy(&state, writer, events)?,
+            Mark::Journal(steps) => plan::journal(&state, writer, steps)?,
+            Mark::OpenCopy { of, why } => open_copy(&state, writer, *of, why)?,
+        };
+        if let Some(batch) = &batch {
+            state.check(batch)?;
+        }
+        Ok(batch)
+    }
+
+    /// Tries one round.
     async fn try_round(
         &mut self,
         batch: Option<&Batch>,
         needs_a_look: bool,
         tries: &mut Tries,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<Ended, Trouble> {
         let mut turn = match batch {
             Some(batch) => after_commit(self.put(batch, tries).await?),
             None if needs_a_look => Turn::Look,
@@ -249,17 +293,17 @@ impl Committer {
                     self.fold(batch.clone())?;
                     self.keep_snapshot();
                 }
-                Ok(true)
+                Ok(Ended::Stands)
             }
             Turn::Fold(existing) => {
-                self.fold(existing)?;
+                self.fold(existing.clone())?;
                 // Whatever was put into that slot before has not won it, or was folded just now.
                 tries.in_limbo = false;
                 tries.begin_anew();
-                Ok(false)
+                Ok(Ended::Anew(Some(existing)))
             }
             Turn::Look => unreachable!("a look has been taken"),
-            Turn::Again => tries.pause().await.map(|()| false),
+            Turn::Again => tries.pause().await.map(|()| Ended::Anew(None)),
         }
     }
 
@@ -361,8 +405,8 @@ fn take_turns(first: Command, commands: &mut mpsc::Receiver<Command>) -> Turns {
                 turns.mark = Some((mark, reply));
                 break;
             }
-            Command::Close(done) => {
-                turns.close = Some(done);
+            Command::Close => {
+                turns.close = true;
                 break;
             }
         }
@@ -382,10 +426,27 @@ fn answer(group: Vec<Waiting>, round: Round) {
     }
 }
 
-fn refuse(group: Vec<Waiting>, trouble: &Trouble, in_limbo: bool) {
-    for (_, reply) in group {
+/// Tells a group that it wasn't decided. What is stored was stored before, whatever has become of the rest.
+fn refuse(group: Vec<Waiting>, state: &State, trouble: &Trouble, in_limbo: bool) {
+    for (append, reply) in group {
         // Who asked may have stopped waiting.
-        let _ = reply.send(Err(append_error(trouble, in_limbo)));
+        let _ = reply.send(match plan::stored(state, &append) {
+            Some(places) => Ok(Appended::new(places)),
+            None => Err(append_error(trouble, in_limbo)),
+        });
+    }
+}
+
+impl Command {
+    /// Tells who asked that the store is closed: nothing was done.
+    fn refuse(self) {
+        // Who asked may have stopped waiting.
+        match self {
+            Self::Append(_, reply) => drop(reply.send(Err(AppendError::Closed))),
+            Self::CatchUp(reply) => drop(reply.send(Err(ReadError::Closed))),
+            Self::Mark(_, reply) => drop(reply.send(Err(AppendError::Closed.into()))),
+            Self::Close => {}
+        }
     }
 }
 
@@ -412,17 +473,26 @@ pub(super) fn read_error(trouble: &Trouble) -> ReadError {
 impl Shared {
     /// Adds the next slot's batch to the state, and tells the tail.
     pub(super) fn fold(&self, batch: Batch) -> Result<(), Fault> {
-        self.state.write().fold(&batch)?;
+        // Only the committing task folds, so nothing comes between; and readers wait for no hash.
+        self.state.read().check(&batch)?;
+        self.state.write().add(&batch);
+        self.tell(batch);
+        Ok(())
+    }
+
+    /// Tells the tail of a batch that is folded.
+    fn tell(&self, batch: Batch) {
         match &batch.record {
+            // The tail goes on with the log that this one is a copy of, until it is opened.
+            Record::Events { .. } if self.state.read().is_copying() => {}
             Record::Events { events, .. } => {
                 if let Err(hole) = self.tail.publish(events) {
                     unreachable!("every batch is folded in order, and told of: {hole}");
                 }
                 self.remember(Arc::new(batch));
             }
-            Record::EpochBegun { after, .. } => self.tail.begin_epoch(batch.epoch, *after, *after),
-            Record::Created { .. } | Record::Sealed { .. } => {}
+            Record::EpochBegun { after, .. } => self.tail.adopt(batch.epoch, *after),
+            _ => {}
         }
-        Ok(())
     }
 }

@@ -118,13 +118,7 @@ async fn check_last(log: &dyn CommitLog, state: &State) -> Result<(), Trouble> {
     let last = Slot(next.0 - 1);
     match read(log, last).await? {
         None => Err(Trouble::Missing { missing: last, later: next }),
-        Some(batch) if batch.store_id != state.store_id() => {
-            Err(Trouble::damaged(last)(Fault::OtherLog(batch.store_id)))
-        }
-        Some(batch) if batch.chain_after().is_some_and(|chain| chain != state.chain()) => {
-            Err(Trouble::damaged(last)(Fault::Chain(state.head())))
-        }
-        Some(_) => Ok(()),
+        Some(batch) => state.check_last(&batch).map_err(Trouble::damaged(last)),
     }
 }
 

@@ -3,6 +3,8 @@
 //! This is all that a storage has to be able to do. Which appends a slot's batch holds, and what they
 //! mean, is decided above (`plan`, `state`).
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -101,4 +103,22 @@ pub trait CommitLog: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// [`LogError`] when it can't be kept. The log goes on without it.
     async fn keep_snapshot(&self, before: Slot, snapshot: Bytes) -> Result<(), LogError>;
+
+    /// Where it is, for people.
+    fn place(&self) -> String {
+        format!("{self:?}")
+    }
+
+    /// Its folder, where it has one.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Whether several nodes may have it open at the same time.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    /// Gives it free, for others who may have it only alone. Whatever is asked of it later may fail.
+    async fn close(&self) {}
 }

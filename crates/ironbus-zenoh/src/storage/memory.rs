@@ -139,6 +139,15 @@ impl CommitLog for MemoryLog {
         }
         Ok(())
     }
+
+    fn place(&self) -> String {
+        "memory".into()
+    }
+
+    /// Nobody outside of this process can have it.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 impl std::fmt::Debug for MemoryLog {

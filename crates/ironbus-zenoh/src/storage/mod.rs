@@ -17,6 +17,7 @@ mod batch;
 mod bytes;
 mod committer;
 mod follow;
+mod journal;
 mod log;
 pub mod memory;
 #[cfg(test)]
@@ -25,6 +26,8 @@ mod model;
 mod moving;
 #[cfg(feature = "object-store")]
 mod object;
+mod own;
+mod places;
 mod plan;
 #[cfg(feature = "s3")]
 mod s3;
@@ -38,7 +41,7 @@ pub use self::log::{CommitLog, Committed, LogError, Slot};
 pub use self::memory::MemoryLog;
 #[cfg(feature = "object-store")]
 pub use self::object::{ObjectLog, ProbeError};
-pub use self::plan::Sealed;
+pub use self::places::StoragePlaces;
 #[cfg(feature = "s3")]
 pub use self::s3::{S3Credentials, S3Options, provide_tls};
 pub use self::state::Fault;

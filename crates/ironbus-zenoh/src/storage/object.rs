@@ -4,7 +4,7 @@
 //! link). That this holds is not taken on trust: a start creates one object twice, and goes no further unless
 //! the second is refused and the first still there.
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ const SNAPSHOTS: usize = 2;
 pub struct ObjectLog {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// The folder, if it is one.
+    folder: Option<PathBuf>,
 }
 
 /// Why an object store can't hold a log.
@@ -73,7 +75,10 @@ impl ObjectLog {
     ///
     /// [`ProbeError`] with what to do.
     pub async fn open(store: Arc<dyn ObjectStore>, prefix: &str) -> Result<Self, ProbeError> {
-        let log = Self { store, prefix: Path::from(prefix) };
+        Self::open_probed(Self { store, prefix: Path::from(prefix), folder: None }).await
+    }
+
+    async fn open_probed(log: Self) -> Result<Self, ProbeError> {
         log.probe().await?;
         Ok(log)
     }
@@ -89,7 +94,8 @@ impl ObjectLog {
         std::fs::create_dir_all(folder).map_err(refused)?;
         let unusable = |source| ProbeError::Unusable { store: folder.display().to_string(), source };
         let store = LocalFileSystem::new_with_prefix(folder).map_err(unusable)?.with_fsync(true);
-        Self::open(Arc::new(store), "").await
+        let folder = Some(folder.to_path_buf());
+        Self::open_probed(Self { store: Arc::new(store), prefix: Path::default(), folder }).await
     }
 
     /// Creates one object twice.
@@ -132,13 +138,13 @@ impl ObjectLog {
         }
     }
 
-    fn folder(&self, name: &str) -> Path {
+    fn under(&self, name: &str) -> Path {
         self.prefix.clone().join(name)
     }
 
     /// Numbers of a fixed width, so that their order is that of their names.
     fn at(&self, folder: &str, slot: Slot) -> Path {
-        self.folder(folder).join(format!("{:020}", slot.0))
+        self.under(folder).join(format!("{:020}", slot.0))
     }
 
     fn error(&self, path: &Path, source: Error) -> LogError {
@@ -180,7 +186,7 @@ impl CommitLog for ObjectLog {
     }
 
     async fn beyond(&self, slot: Slot) -> Result<Option<Slot>, LogError> {
-        let folder = self.folder("log");
+        let folder = self.under("log");
         let mut listed = self.store.list_with_offset(Some(&folder), &self.at("log", slot));
         // The least of what is listed: a folder isn't listed in order.
         let mut least: Option<Slot> = None;
@@ -193,7 +199,7 @@ impl CommitLog for ObjectLog {
     }
 
     async fn snapshots(&self) -> Result<Vec<Slot>, LogError> {
-        let folder = self.folder("snapshot");
+        let folder = self.under("snapshot");
         let mut listed = self.store.list(Some(&folder));
         let mut snapshots = Vec::new();
         while let Some(object) = listed.next().await {
@@ -223,5 +229,16 @@ impl CommitLog for ObjectLog {
             }
         }
         Ok(())
+    }
+
+    fn place(&self) -> String {
+        match &self.folder {
+            Some(folder) => folder.display().to_string(),
+            None => format!("{} in {}", self.prefix, self.store),
+        }
+    }
+
+    fn path(&self) -> Option<&FilePath> {
+        self.folder.as_deref()
     }
 }

@@ -1,5 +1,5 @@
 //! What is decided: pure, without a clock or a storage. The committer carries it out, and the model check
-//! (`tests/storage/model.rs`) drives the very same functions through crashes, lost replies and late puts.
+//! (`model.rs`) drives the very same functions through crashes, lost replies and late puts.
 //!
 //! A round takes appends that wait and makes one batch of them, for the slot that comes next. Invariants:
 //! - event ids are looked up before anything else is checked, so that the retry of a successful append gets
@@ -12,23 +12,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ironbus::event::{Aggregate, Epoch, EventId, Position, Sequence, StoredEvent};
-use ironbus::store::{Append, AppendError, ChainHash, Recorded, chain};
+use ironbus::store::{
+    Append, AppendError, ChainHash, EpochStart, JournalStep, Lineage, LogEnd, NewStep, Phase, Recorded, chain,
+};
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::batch::{Batch, Record};
-use super::state::{Fingerprint, State, fingerprint};
-
-/// Where a log was sealed, or a later epoch of it began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sealed {
-    /// The epoch in force.
-    pub epoch: Epoch,
-    /// Where the log ends.
-    pub head: Position,
-    /// The hash of all of it.
-    pub chain: ChainHash,
-}
+use super::state::{Fault, Fingerprint, State, fingerprint};
 
 /// What a round means to do.
 #[derive(Debug)]
@@ -113,6 +104,11 @@ pub(super) fn plan<'a>(
     Round { answers, batch: planned.into_batch(writer) }
 }
 
+/// The places of an append that is stored already; `None` for one that isn't, or that no store would take.
+pub(super) fn stored(state: &State, append: &Append) -> Option<Vec<Recorded>> {
+    Planned::new(state, Timestamp::UNIX_EPOCH).stored_before(append).ok().flatten()
+}
+
 /// The state with what the round has decided so far on top.
 pub(super) struct Planned<'a> {
     state: &'a State,
@@ -168,19 +164,10 @@ impl<'a> Planned<'a> {
     }
 
     pub(super) fn check_open(&self) -> Result<(), AppendError> {
-        if self.state.is_copying() {
-            let reason =
-                "the log is a copy that isn't open yet; append to the log that it is a copy of".into();
-            return Err(AppendError::Superseded { reason });
+        match closed(self.state) {
+            Some(reason) => Err(AppendError::Superseded { reason }),
+            None => Ok(()),
         }
-        if !self.state.is_sealed() {
-            return Ok(());
-        }
-        let (epoch, head) = (self.state.epoch(), self.state.head());
-        let reason = format!(
-            "the log was sealed in epoch {epoch} at position {head}; append to the log that it went over to"
-        );
-        Err(AppendError::Superseded { reason })
     }
 
     /// Checks every expected version against the state that the append's earlier writes produce.
@@ -235,26 +222,140 @@ fn record(state: &State, writer: Uuid, said: Record) -> Batch {
     Batch { store_id, slot, epoch, writer, record: said }
 }
 
-/// Seals the epoch in force; nothing to do if that is done.
-pub(super) fn seal(state: &State, writer: Uuid) -> Option<Batch> {
-    let (head, chain) = (state.head(), state.chain());
-    (!state.is_sealed()).then(|| record(state, writer, Record::Sealed { head, chain }))
+/// Why a log accepts no appends, if that is so.
+pub(super) fn closed(state: &State) -> Option<String> {
+    if state.is_copying() {
+        return Some("the log here is a copy that isn't open; append to the log that it is a copy of".into());
+    }
+    let why = state.sealed()?;
+    let (epoch, head) = (state.epoch(), state.head());
+    let why = if why.is_empty() { "append to the log that it went over to" } else { why };
+    Some(format!("the log was sealed in epoch {epoch} at position {head}: {why}"))
 }
 
-/// Begins `epoch`; nothing to do if it, or a later one, is in force.
-pub(super) fn begin_epoch(state: &State, writer: Uuid, epoch: Epoch) -> Option<Batch> {
-    let (after, chain) = (state.head(), state.chain());
-    (epoch > state.epoch())
-        .then(|| Batch { epoch, ..record(state, writer, Record::EpochBegun { after, chain }) })
+/// Why a mark isn't written.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Append(AppendError),
+    NotACopy(NotACopy),
+    /// Another step of the migration was faster.
+    Moved {
+        expected: Phase,
+        actual: Phase,
+    },
 }
 
-/// Copies events that follow the copy's own, with everything they have; nothing to do for those it has.
+impl From<AppendError> for Refused {
+    fn from(error: AppendError) -> Self {
+        Self::Append(error)
+    }
+}
+
+impl From<NotACopy> for Refused {
+    fn from(error: NotACopy) -> Self {
+        Self::NotACopy(error)
+    }
+}
+
+impl From<Fault> for Refused {
+    /// It would damage the log.
+    fn from(fault: Fault) -> Self {
+        Self::Append(AppendError::Storage(fault.into()))
+    }
+}
+
+/// Seals an epoch, which must be the one in force: never a later one, which somebody may have begun since. Nothing to
+/// do if that is done, or if it is a copy in the making, which accepts no appends anyway.
+pub(super) fn seal(state: &State, writer: Uuid, epoch: Epoch, why: &str) -> Result<Option<Batch>, Refused> {
+    if state.is_copying() {
+        return Ok(None);
+    }
+    if state.epoch() != epoch {
+        let current = state.epoch();
+        let reason =
+            format!("epoch {epoch} of the log isn't in force, but {current}; look again, then seal that");
+        return Err(AppendError::Superseded { reason }.into());
+    }
+    let (head, chain, why) = (state.head(), state.chain(), why.to_owned());
+    Ok((!state.is_sealed()).then(|| record(state, writer, Record::Sealed { head, chain, why })))
+}
+
+/// Begins `epoch`; nothing to do if it, or a later one, is in force. A copy in the making is opened by
+/// [`open_copy`] only, which compares it.
+pub(super) fn begin_epoch(
+    state: &State,
+    writer: Uuid,
+    epoch: Epoch,
+    why: &str,
+) -> Result<Option<Batch>, Refused> {
+    if state.is_copying() {
+        return Err(AppendError::Superseded { reason: closed(state).unwrap_or_default() }.into());
+    }
+    Ok((epoch > state.epoch()).then(|| begun(state, writer, epoch, why)))
+}
+
+fn begun(state: &State, writer: Uuid, epoch: Epoch, why: &str) -> Batch {
+    let (after, chain, why) = (state.head(), state.chain(), why.to_owned());
+    Batch { epoch, ..record(state, writer, Record::EpochBegun { after, chain, why }) }
+}
+
+/// Records a step of the migration.
+pub(super) fn step(state: &State, writer: Uuid, new: &NewStep, now: Timestamp) -> Result<Batch, Refused> {
+    if let Some(reason) = closed(state) {
+        return Err(AppendError::Superseded { reason }.into());
+    }
+    if new.from != state.phase() {
+        return Err(Refused::Moved { expected: new.from, actual: state.phase() });
+    }
+    let micros = now.as_microsecond().max(state.last_recorded_at());
+    let step = JournalStep {
+        step: state.steps().len() as u64 + 1,
+        at: Timestamp::from_microsecond(micros).unwrap_or(now),
+        after: state.head(),
+        from: new.from,
+        to: new.to,
+        by: new.by.clone(),
+        reason: new.reason.clone(),
+        figures: new.figures.clone(),
+    };
+    Ok(record(state, writer, Record::Step(step)))
+}
+
+/// Whether this batch is the step that `writer` was to record: its put was carried out, and the reply lost.
+pub(super) fn is_step(batch: &Batch, writer: Uuid, new: &NewStep) -> bool {
+    let Record::Step(step) = &batch.record else { return false };
+    let same = (step.from, step.to, &step.by, &step.reason) == (new.from, new.to, &new.by, &new.reason);
+    batch.writer == writer && same && step.figures == new.figures
+}
+
+/// Makes a sealed log a copy of the one that went on from it, or lets a copy go on with the further epochs of the log
+/// that it is a copy of. Nothing to do if it has these.
+pub(super) fn follow(state: &State, writer: Uuid, lineage: &Lineage) -> Result<Option<Batch>, NotACopy> {
+    if state.is_copying() && state.lineage() == lineage {
+        return Ok(None);
+    }
+    if !state.is_copying() && !state.is_sealed() {
+        return Err(NotACopy::Open);
+    }
+    if !state.can_follow(lineage) {
+        return Err(NotACopy::Lineage);
+    }
+    let (lineage, head, chain) = (lineage.clone(), state.head(), state.chain());
+    let epoch = lineage.epoch();
+    Ok(Some(Batch { epoch, ..record(state, writer, Record::Copying { lineage, head, chain }) }))
+}
+
+/// Copies events that follow the copy's own, with everything they have; nothing to do for those it has, which must be
+/// the same.
 pub(super) fn copy(
     state: &State,
     writer: Uuid,
     events: &[Arc<StoredEvent>],
 ) -> Result<Option<Batch>, NotACopy> {
     let known = events.partition_point(|event| event.position <= state.head());
+    if let Some(other) = events[..known].iter().find(|event| !state.holds(event)) {
+        return Err(NotACopy::Differs { at: other.position });
+    }
     let events = events[known..].to_vec();
     let Some(first) = events.first() else { return Ok(None) };
     if !state.is_copying() {
@@ -268,30 +369,56 @@ pub(super) fn copy(
     Ok(Some(record(state, writer, Record::Events { previous, chain, events })))
 }
 
-/// Opens a copy in the epoch after that of the log that it is a copy of, which was sealed. Nothing to do if
-/// that epoch is in force.
-pub(super) fn open_copy(state: &State, writer: Uuid, of: Sealed) -> Result<Option<Batch>, NotACopy> {
+/// Gives a copy in the making the journal of the log that it is a copy of. Nothing to do if it has that.
+pub(super) fn journal(state: &State, writer: Uuid, steps: &[JournalStep]) -> Result<Option<Batch>, NotACopy> {
+    if state.steps() == steps {
+        return Ok(None);
+    }
+    if !state.is_copying() {
+        return Err(NotACopy::Open);
+    }
+    Ok(Some(record(state, writer, Record::Journal(steps.to_vec()))))
+}
+
+/// Opens a copy in the epoch after that of the log that it is a copy of, which was sealed. Nothing to do if it was
+/// opened so before.
+pub(super) fn open_copy(
+    state: &State,
+    writer: Uuid,
+    of: LogEnd,
+    why: &str,
+) -> Result<Option<Batch>, NotACopy> {
     let epoch = Epoch(of.epoch.0 + 1);
     if !state.is_copying() {
-        return if state.epoch() >= epoch { Ok(None) } else { Err(NotACopy::Open) };
+        let opened = EpochStart { epoch, after: of.head };
+        return if state.lineage().starts().contains(&opened) { Ok(None) } else { Err(NotACopy::Open) };
+    }
+    if state.epoch() != of.epoch {
+        return Err(NotACopy::Epoch { copy: state.epoch(), of: of.epoch });
     }
     // The seal says what a whole copy holds: a shorter one would lose what was acknowledged, another would
     // alter it.
-    if (state.head(), state.chain()) != (of.head, of.chain) {
+    if !state.end().holds_the_same(&of) {
         return Err(NotACopy::Other { head: state.head(), sealed: of.head });
     }
-    Ok(begin_epoch(state, writer, epoch))
+    Ok(Some(begun(state, writer, epoch, why)))
 }
 
 /// Why a log can't be gone over to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotACopy {
-    #[error("the log isn't a copy in the making")]
+    #[error("it isn't a copy in the making")]
     Open,
-    #[error("the copy ends at position {head}; copy from there, not from {first}")]
+    #[error("it ends at position {head}; copy from there, not from {first}")]
     Hole { head: Position, first: Position },
+    #[error("its event at position {at} is another")]
+    Differs { at: Position },
+    #[error("its epochs aren't those of the other log")]
+    Lineage,
     #[error(
-        "the copy, which ends at position {head}, doesn't hold what the log held that was sealed at {sealed}"
+        "it is in epoch {copy}, and the log that was sealed in {of}; let it follow that log, then open it"
     )]
+    Epoch { copy: Epoch, of: Epoch },
+    #[error("it ends at position {head}, and doesn't hold what the log held that was sealed at {sealed}")]
     Other { head: Position, sealed: Position },
 }

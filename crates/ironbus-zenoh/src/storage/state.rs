@@ -15,7 +15,9 @@ use ironbus::event::{
     Aggregate, Epoch, EventId, NewEvent, Position, Sequence, SessionId, StoreId, StoredEvent,
 };
 use ironbus::key::EventFilter;
-use ironbus::store::{CHAIN_START, ChainHash, EpochStart, Lineage, Recorded, chain};
+use ironbus::store::{
+    CHAIN_START, ChainHash, EpochStart, JournalStep, Lineage, LogEnd, Phase, Recorded, chain,
+};
 use uuid::Uuid;
 
 use super::batch::{Batch, Record, read_lineage, write_lineage};
@@ -32,16 +34,22 @@ const LOOK_AT_MOST: u64 = 50_000;
 const PAGE_EVENTS: usize = 4096;
 
 const SNAPSHOT: [u8; 4] = *b"ibsn";
-const SNAPSHOT_FORMAT: u16 = 1;
+/// 2 has reasons, and the steps of the migration. One of an older format is left out.
+const SNAPSHOT_FORMAT: u16 = 2;
 
 /// A log's state after some of its slots.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     store_id: StoreId,
     lineage: Lineage,
-    sealed: bool,
+    /// Why it was sealed, if it is.
+    sealed: Option<String>,
     /// Whether it is a copy in the making: only what is copied is added.
     copying: bool,
+    /// Why the epoch in force began, where that is known.
+    began: Option<String>,
+    /// The steps of the migration.
+    steps: Vec<JournalStep>,
     /// In microseconds since 1970.
     last_recorded_at: i64,
     /// Where the log ended after each slot; never empty.
@@ -149,6 +157,18 @@ pub enum Fault {
     /// The hashes don't match the events.
     #[error("its hash isn't that of the events up to position {0}")]
     Chain(Position),
+    /// It says what no copy in the making can say.
+    #[error("the log is a copy in the making, which only what is copied can be added to")]
+    Copying,
+    /// It says what only a copy in the making can say, or only a sealed log that becomes one.
+    #[error("it is of a copy, and the log is none")]
+    NotCopying,
+    /// The epochs of what it becomes a copy of aren't those of the log, and further ones.
+    #[error("its epochs don't go on from those of the log")]
+    Lineage,
+    /// A step of the migration doesn't follow the one before it.
+    #[error("step {0} of the migration doesn't follow the one before it")]
+    Step(u64),
 }
 
 /// Which events a read gets.
@@ -165,6 +185,7 @@ pub(super) struct Whereabouts {
     pub(super) slot: Slot,
     pub(super) first: Position,
     pub(super) last: Position,
+    pub(super) previous: ChainHash,
     pub(super) chain: ChainHash,
 }
 
@@ -178,8 +199,10 @@ impl State {
         Ok(Self {
             store_id: batch.store_id,
             lineage: lineage.clone(),
-            sealed: false,
+            sealed: None,
             copying: *copy,
+            began: None,
+            steps: Vec::new(),
             last_recorded_at: i64::MIN,
             slots: vec![SlotEnd { head: Position::START, chain: CHAIN_START }],
             places: Vec::new(),
@@ -203,7 +226,31 @@ impl State {
     }
 
     pub(super) fn is_sealed(&self) -> bool {
-        self.sealed
+        self.sealed.is_some()
+    }
+
+    /// Why it was sealed, if it is.
+    pub(super) fn sealed(&self) -> Option<&str> {
+        self.sealed.as_deref()
+    }
+
+    /// Why the epoch in force began, where that is known.
+    pub(super) fn began(&self) -> Option<&str> {
+        self.began.as_deref()
+    }
+
+    /// The steps of the migration.
+    pub(super) fn steps(&self) -> &[JournalStep] {
+        &self.steps
+    }
+
+    /// The phase that the last of them led to.
+    pub(super) fn phase(&self) -> Phase {
+        self.steps.last().map_or(Phase::default(), |step| step.to)
+    }
+
+    pub(super) fn end(&self) -> LogEnd {
+        LogEnd { epoch: self.epoch(), head: self.head(), chain: self.chain() }
     }
 
     pub(super) fn is_copying(&self) -> bool {
@@ -238,8 +285,15 @@ impl State {
         Some((Recorded { event_id, position, sequence: place.sequence }, place.fingerprint))
     }
 
+    /// Whether this very event is at its position.
+    pub(super) fn holds(&self, event: &StoredEvent) -> bool {
+        let Some(place) = index_of(event.position).and_then(|at| self.places.get(at)) else { return false };
+        let Unnumbered { fingerprint, event_id } = Unnumbered::of(event);
+        (place.event_id, place.fingerprint, place.sequence) == (event_id, fingerprint, event.sequence)
+    }
+
     fn place(&self, position: Position) -> &Place {
-        &self.places[index_of(position)]
+        &self.places[index_of(position).expect("the places are in memory")]
     }
 
     /// Adds the slot that comes next.
@@ -248,54 +302,135 @@ impl State {
     ///
     /// [`Fault`] when the batch doesn't follow; the state is as before.
     pub(super) fn fold(&mut self, batch: &Batch) -> Result<(), Fault> {
+        self.check(batch)?;
+        self.add(batch);
+        Ok(())
+    }
+
+    /// Whether the batch follows. Whoever writes one asks this too, before it is put anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when it doesn't.
+    pub(super) fn check(&self, batch: &Batch) -> Result<(), Fault> {
         if batch.store_id != self.store_id {
             return Err(Fault::OtherLog(batch.store_id));
         }
         if batch.slot != self.next() {
             return Err(Fault::NotNext { expected: self.next(), found: batch.slot });
         }
-        let same_place = |head: Position, chain: ChainHash| {
-            if head != self.head() {
-                return Err(Fault::Hole { expected: self.head(), found: head });
-            }
-            if chain == self.chain() { Ok(()) } else { Err(Fault::Chain(head)) }
-        };
         match &batch.record {
-            Record::Created { .. } => return Err(Fault::Beginning),
+            Record::Created { .. } => Err(Fault::Beginning),
             Record::Events { previous, chain, events } => {
-                self.check_events(batch.epoch, previous, chain, events)?;
+                self.check_events(batch.epoch, previous, chain, events)
+            }
+            Record::Sealed { head, chain, .. } => {
+                self.check_open(batch.epoch)?;
+                self.check_copying(false)?;
+                self.check_end(*head, chain)
+            }
+            Record::EpochBegun { after, chain, .. } => {
+                self.check_end(*after, chain)?;
+                self.lineage_with(batch.epoch, *after).map(drop)
+            }
+            Record::Step(step) => {
+                self.check_open(batch.epoch)?;
+                self.check_copying(false)?;
+                let follows = step.after == self.head() && joins(self.steps.last(), step);
+                if follows { Ok(()) } else { Err(Fault::Step(step.step)) }
+            }
+            Record::Copying { lineage, head, chain } => {
+                self.check_end(*head, chain)?;
+                self.check_becoming(batch.epoch, lineage)
+            }
+            Record::Journal(steps) => {
+                self.check_open(batch.epoch)?;
+                self.check_copying(true)?;
+                let before = std::iter::once(None).chain(steps.iter().map(Some));
+                match before.zip(steps).find(|(before, step)| !joins(*before, step)) {
+                    None => Ok(()),
+                    Some((_, step)) => Err(Fault::Step(step.step)),
+                }
+            }
+        }
+    }
+
+    /// Adds the slot that comes next, which was checked.
+    pub(super) fn add(&mut self, batch: &Batch) {
+        match &batch.record {
+            Record::Created { .. } => unreachable!("it was checked: only the first slot says that"),
+            Record::Events { chain, events, .. } => {
                 for event in events {
-                    self.add(Unnumbered::of(event), &event.aggregate, event.session_id.as_ref());
+                    self.add_event(Unnumbered::of(event), &event.aggregate, event.session_id.as_ref());
                     self.last_recorded_at = event.recorded_at.as_microsecond();
                 }
                 self.slots.push(SlotEnd { head: self.head(), chain: *chain });
-                return Ok(());
+                return;
             }
-            Record::Sealed { head, chain } => {
-                self.check_open(batch.epoch)?;
-                same_place(*head, *chain)?;
-                self.sealed = true;
+            Record::Sealed { why, .. } => self.sealed = Some(why.clone()),
+            Record::EpochBegun { after, why, .. } => {
+                let lineage = self.lineage_with(batch.epoch, *after);
+                self.lineage = lineage.expect("it was checked: its epoch follows");
+                self.began = Some(why.clone()).filter(|why| !why.is_empty());
+                (self.sealed, self.copying) = (None, false);
             }
-            Record::EpochBegun { after, chain } => {
-                same_place(*after, *chain)?;
-                let mut starts = self.lineage.starts().to_vec();
-                starts.push(EpochStart { epoch: batch.epoch, after: *after });
-                let current = self.epoch();
-                let other = Fault::OtherEpoch { current, found: batch.epoch };
-                self.lineage = Lineage::new(starts).ok_or(other)?;
-                self.sealed = false;
-                self.copying = false;
+            Record::Step(step) => self.steps.push(step.clone()),
+            Record::Copying { lineage, .. } => {
+                self.lineage = lineage.clone();
+                (self.sealed, self.copying, self.began) = (None, true, None);
             }
+            Record::Journal(steps) => self.steps.clone_from(steps),
         }
         self.slots.push(self.slots[self.slots.len() - 1]);
-        Ok(())
+    }
+
+    fn check_end(&self, head: Position, chain: &ChainHash) -> Result<(), Fault> {
+        if head != self.head() {
+            return Err(Fault::Hole { expected: self.head(), found: head });
+        }
+        if *chain == self.chain() { Ok(()) } else { Err(Fault::Chain(head)) }
+    }
+
+    fn check_copying(&self, due: bool) -> Result<(), Fault> {
+        match (self.copying, due) {
+            (true, false) => Err(Fault::Copying),
+            (false, true) => Err(Fault::NotCopying),
+            _ => Ok(()),
+        }
+    }
+
+    /// The epochs, and one more.
+    fn lineage_with(&self, epoch: Epoch, after: Position) -> Result<Lineage, Fault> {
+        let mut starts = self.lineage.starts().to_vec();
+        starts.push(EpochStart { epoch, after });
+        Lineage::new(starts).ok_or(Fault::OtherEpoch { current: self.epoch(), found: epoch })
+    }
+
+    fn check_becoming(&self, epoch: Epoch, lineage: &Lineage) -> Result<(), Fault> {
+        if epoch != lineage.epoch() {
+            return Err(Fault::OtherEpoch { current: lineage.epoch(), found: epoch });
+        }
+        if !self.copying && !self.is_sealed() {
+            return Err(Fault::NotCopying);
+        }
+        if self.can_follow(lineage) { Ok(()) } else { Err(Fault::Lineage) }
+    }
+
+    /// Whether the log can become, or go on as, a copy of one with these epochs.
+    pub(super) fn can_follow(&self, lineage: &Lineage) -> bool {
+        let own = self.lineage.starts();
+        let further = lineage.starts().strip_prefix(own);
+        // What a sealed log holds was all kept by the log that went on from it, in a later epoch.
+        further.is_some_and(|further| {
+            self.copying || further.first().is_some_and(|start| start.after >= self.head())
+        })
     }
 
     fn check_open(&self, epoch: Epoch) -> Result<(), Fault> {
         if epoch != self.epoch() {
             return Err(Fault::OtherEpoch { current: self.epoch(), found: epoch });
         }
-        if self.sealed { Err(Fault::AfterSeal(epoch)) } else { Ok(()) }
+        if self.is_sealed() { Err(Fault::AfterSeal(epoch)) } else { Ok(()) }
     }
 
     fn check_events(
@@ -339,7 +474,7 @@ impl State {
     }
 
     /// Adds an event at the next position, and to every index.
-    fn add(&mut self, unnumbered: Unnumbered, aggregate: &Aggregate, session: Option<&SessionId>) {
+    fn add_event(&mut self, unnumbered: Unnumbered, aggregate: &Aggregate, session: Option<&SessionId>) {
         let position = self.head().next();
         let number = self.aggregates.number(aggregate);
         self.aggregates.of[number as usize].1.push(position);
@@ -377,10 +512,16 @@ impl State {
         (page, Sequence(all.len() as u64))
     }
 
-    /// The matching events after `after`, at most `limit`: a range of an index where the pattern has one,
-    /// else a look at the places (not at the log).
-    pub(super) fn select(&self, after: Position, filter: &EventFilter, limit: usize) -> Selection {
-        let head = self.head();
+    /// The matching events after `after` and up to `most`, at most `limit`: a range of an index where the pattern has
+    /// one, else a look at the places (not at the log).
+    pub(super) fn select(
+        &self,
+        after: Position,
+        most: Position,
+        filter: &EventFilter,
+        limit: usize,
+    ) -> Selection {
+        let head = self.head().min(most);
         let mut found = Selection { positions: Vec::new(), through: after, head };
         if after >= head || limit == 0 {
             return found;
@@ -410,7 +551,7 @@ impl State {
         };
         if let Some(positions) = indexed {
             let from = positions.partition_point(|position| *position <= after);
-            let _ = positions[from..].iter().all(|position| take(*position));
+            let _ = positions[from..].iter().take_while(|at| **at <= head).all(|position| take(*position));
         } else {
             let until = head.0.min(after.0.saturating_add(LOOK_AT_MOST));
             let whole = (after.0 + 1..=until).all(|position| take(Position(position)));
@@ -421,12 +562,50 @@ impl State {
         found
     }
 
+    /// Whether this can be the last slot that the state was folded from. A snapshot says what all before it were.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] when it can't.
+    pub(super) fn check_last(&self, batch: &Batch) -> Result<(), Fault> {
+        if batch.store_id != self.store_id {
+            return Err(Fault::OtherLog(batch.store_id));
+        }
+        if batch.epoch != self.epoch() {
+            return Err(Fault::OtherEpoch { current: self.epoch(), found: batch.epoch });
+        }
+        match &batch.record {
+            Record::Created { .. } if self.slots.len() == 1 => Ok(()),
+            Record::Created { .. } => Err(Fault::Beginning),
+            Record::Events { previous, events, .. } => {
+                let before =
+                    self.slots.len().checked_sub(2).map(|at| self.slots[at]).ok_or(Fault::Beginning)?;
+                let hash = events.iter().fold(*previous, |hash, event| chain(&hash, event));
+                if *previous != before.chain {
+                    return Err(Fault::Chain(before.head));
+                }
+                self.check_end(events.last().map_or(before.head, |event| event.position), &hash)
+            }
+            Record::Sealed { head, chain, .. } if self.is_sealed() => self.check_end(*head, chain),
+            Record::EpochBegun { after, chain, .. } if !self.is_sealed() && !self.copying => {
+                self.check_end(*after, chain)
+            }
+            Record::Copying { head, chain, .. } if self.copying => self.check_end(*head, chain),
+            Record::Sealed { .. } | Record::EpochBegun { .. } => Err(Fault::AfterSeal(batch.epoch)),
+            Record::Copying { .. } => Err(Fault::NotCopying),
+            Record::Step(step) if self.steps.last() == Some(step) => Ok(()),
+            Record::Journal(steps) if self.steps == *steps => Ok(()),
+            Record::Step(step) => Err(Fault::Step(step.step)),
+            Record::Journal(steps) => Err(Fault::Step(steps.last().map_or(0, |step| step.step))),
+        }
+    }
+
     /// Where the event at `position` is, which the state knows.
     pub(super) fn whereabouts(&self, position: Position) -> Whereabouts {
         let at = self.slots.partition_point(|end| end.head < position);
-        let first = self.slots[at - 1].head.next();
+        let SlotEnd { head: before, chain: previous } = self.slots[at - 1];
         let SlotEnd { head: last, chain } = self.slots[at];
-        Whereabouts { slot: Slot(at as u64), first, last, chain }
+        Whereabouts { slot: Slot(at as u64), first: before.next(), last, previous, chain }
     }
 
     /// The state as bytes.
@@ -434,8 +613,10 @@ impl State {
         let mut out = Writer::new(SNAPSHOT, SNAPSHOT_FORMAT);
         out.raw(self.store_id.0.as_bytes());
         write_lineage(&mut out, &self.lineage);
-        out.u8(u8::from(self.sealed));
+        out.json(&self.sealed);
         out.u8(u8::from(self.copying));
+        out.json(&self.began);
+        out.json(&self.steps);
         out.i64(self.last_recorded_at);
         out.count(self.slots.len());
         for end in &self.slots {
@@ -465,7 +646,8 @@ impl State {
         let bad = || Damage::Malformed("it can't be of a log");
         let store_id = StoreId(Uuid::from_bytes(from.array()?));
         let lineage = read_lineage(&mut from)?;
-        let (sealed, copying) = (from.u8()? != 0, from.u8()? != 0);
+        let (sealed, copying) = (from.json()?, from.u8()? != 0);
+        let (began, steps) = (from.json()?, from.json()?);
         let last_recorded_at = from.i64()?;
         let count = from.count(40)?;
         let mut slots = Vec::with_capacity(count);
@@ -473,7 +655,8 @@ impl State {
             slots.push(SlotEnd { head: Position(from.u64()?), chain: from.array()? });
         }
         let ascending = slots.windows(2).all(|pair| pair[0].head <= pair[1].head);
-        if slots.len() as u64 != before.0 || slots.is_empty() || !ascending {
+        let begins = slots.first().is_some_and(|first| first.head == Position::START);
+        if slots.len() as u64 != before.0 || !begins || !ascending {
             return Err(bad());
         }
         let mut aggregates = Vec::new();
@@ -489,6 +672,8 @@ impl State {
             lineage,
             sealed,
             copying,
+            began,
+            steps,
             last_recorded_at,
             slots,
             places: Vec::new(),
@@ -508,7 +693,7 @@ impl State {
             };
             let (fingerprint, id) = (from.array()?, from.array()?);
             let event_id = EventId(Uuid::from_bytes(id));
-            state.add(Unnumbered { fingerprint, event_id }, aggregate, session);
+            state.add_event(Unnumbered { fingerprint, event_id }, aggregate, session);
         }
         from.end()?;
         if state.head() != state.slots[state.slots.len() - 1].head || state.ids.len() != count {
@@ -516,6 +701,12 @@ impl State {
         }
         Ok(state)
     }
+}
+
+/// Whether a step follows the one before it.
+fn joins(before: Option<&JournalStep>, step: &JournalStep) -> bool {
+    let (number, phase) = before.map_or((0, Phase::default()), |before| (before.step, before.to));
+    (step.step, step.from) == (number + 1, phase)
 }
 
 /// What of an event doesn't follow from its turn.
@@ -564,6 +755,6 @@ fn fingerprint_of(
     fingerprint
 }
 
-fn index_of(position: Position) -> usize {
-    usize::try_from(position.0 - 1).expect("the places are in memory")
+fn index_of(position: Position) -> Option<usize> {
+    usize::try_from(position.0.checked_sub(1)?).ok()
 }

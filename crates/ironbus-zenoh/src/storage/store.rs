@@ -9,19 +9,21 @@ use futures_util::stream::{self, StreamExt};
 use ironbus::event::{Aggregate, Epoch, Position, Sequence, StoreId, StoredEvent};
 use ironbus::key::EventFilter;
 use ironbus::store::{
-    AggregatePage, Append, AppendError, Appended, EpochStart, EventStore, Head, Lineage, Page, ReadError,
+    AggregatePage, Append, AppendError, Appended, CHAIN_START, ChainHash, CopyFailure, CopyOf, EpochStart,
+    EventStore, Head, JournalStep, Lineage, LogEnd, Page, ReadError, chain,
 };
 use ironbus::subscription::{Start, Subscription};
 use ironbus::tail::{RingLimits, Tail};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batch::{Batch, Record};
-use super::committer::{Command, Committer, Mark, read_error};
+use super::committer::{Command, Committer, Mark, Marked, read_error};
 use super::follow::{self, Trouble};
 use super::log::{CommitLog, Committed, LogError, Slot};
-use super::plan::Sealed;
+use super::plan::{NotACopy, Refused};
 use super::state::{State, Whereabouts};
 
 /// How many appends may wait for the committing task. When as many wait, a further append waits to be let in.
@@ -59,9 +61,12 @@ pub struct StorageOptions {
     pub snapshot_every: u64,
     /// Whether a log is begun where there is none.
     pub create: bool,
-    /// The log that a begun one is to be a copy of: which log it is, and its epochs. A copy accepts only what
-    /// is copied until [`ZenohStorageEventStore::open_copy`].
-    pub copy_of: Option<(StoreId, Lineage)>,
+    /// The log that a begun one is to be a copy of. A copy accepts only what is copied until
+    /// [`ZenohStorageEventStore::open_copy`]. One that is there already has to be of the same log.
+    pub copy_of: Option<CopyOf>,
+    /// The tail that the log feeds; one of its own where none is given. A given one stays open when the log closes,
+    /// and hears nothing of a copy in the making.
+    pub tail: Option<Arc<Tail>>,
 }
 
 impl Default for StorageOptions {
@@ -74,6 +79,7 @@ impl Default for StorageOptions {
             snapshot_every: 1024,
             create: true,
             copy_of: None,
+            tail: None,
         }
     }
 }
@@ -88,6 +94,16 @@ pub enum StorageOpenError {
     /// There is none, and none was to be begun.
     #[error("there is no log here; name another place, or let one be created")]
     NoLog,
+    /// There is one, and it isn't the one that it was to be a copy of.
+    #[error(
+        "there is the log {found} here, which is no copy of {wanted}; name another place, or move it away"
+    )]
+    OtherLog {
+        /// The log that is here.
+        found: StoreId,
+        /// The log that it was to be a copy of.
+        wanted: StoreId,
+    },
 }
 
 impl From<LogError> for StorageOpenError {
@@ -131,7 +147,10 @@ pub(super) struct Shared {
     pub(super) log: Arc<dyn CommitLog>,
     pub(super) state: RwLock<State>,
     pub(super) tail: Arc<Tail>,
+    pub(super) owns_tail: bool,
     pub(super) hint: Notify,
+    /// Cancelled when the committing task has ended.
+    pub(super) ended: CancellationToken,
     cache: moka::sync::Cache<Slot, Arc<Batch>>,
     closed: AtomicBool,
 }
@@ -151,14 +170,23 @@ impl ZenohStorageEventStore {
             }
             None => return Err(StorageOpenError::NoLog),
         };
-        let tail = Arc::new(Tail::new(state.epoch(), state.head(), options.ring));
+        if let Some(of) = options.copy_of.filter(|of| of.store_id != state.store_id()) {
+            return Err(StorageOpenError::OtherLog { found: state.store_id(), wanted: of.store_id });
+        }
+        let (epoch, head, owns_tail) = (state.epoch(), state.head(), options.tail.is_none());
+        let tail = options.tail.unwrap_or_else(|| Arc::new(Tail::new(epoch, head, options.ring)));
+        if !state.is_copying() || !tail.has_log() {
+            tail.adopt(epoch, head);
+        }
         let weight = |_: &Slot, batch: &Arc<Batch>| weigh(batch.events());
         let cache = moka::sync::Cache::builder().weigher(weight).max_capacity(options.cache_bytes).build();
         let shared = Arc::new(Shared {
             log,
             state: RwLock::new(state),
             tail,
+            owns_tail,
             hint: Notify::new(),
+            ended: CancellationToken::new(),
             cache,
             closed: AtomicBool::new(false),
         });
@@ -195,14 +223,15 @@ impl ZenohStorageEventStore {
         Ok(self.0.shared.state.read().head())
     }
 
-    /// Seals the log: nobody appends to its epoch any more, and this is where it ends. To seal a sealed log
-    /// changes nothing.
+    /// Seals an epoch: nobody appends to it any more, and this is where it ends. `why` is told to those whose appends
+    /// are refused. To seal a sealed epoch, or a copy in the making, changes nothing.
     ///
     /// # Errors
     ///
-    /// [`AppendError`]; whether it is sealed is unknown only after [`AppendError::Unknown`].
-    pub async fn seal(&self) -> Result<Sealed, AppendError> {
-        self.mark(Mark::Seal).await
+    /// [`AppendError::Superseded`] when another epoch is in force; else [`AppendError`], and whether it is sealed is
+    /// unknown only after [`AppendError::Unknown`].
+    pub async fn seal_epoch(&self, epoch: Epoch, why: &str) -> Result<LogEnd, AppendError> {
+        self.mark_end(Mark::Seal { epoch, why: why.to_owned() }).await
     }
 
     /// Begins an epoch after the log's last event, which opens a sealed log again. Nothing changes if that
@@ -210,59 +239,144 @@ impl ZenohStorageEventStore {
     ///
     /// # Errors
     ///
-    /// [`AppendError`]; whether it has begun is unknown only after [`AppendError::Unknown`].
-    pub async fn begin_epoch(&self, epoch: Epoch) -> Result<Sealed, AppendError> {
-        self.mark(Mark::BeginEpoch(epoch)).await
+    /// [`AppendError::Superseded`] for a copy in the making; else [`AppendError`], and whether it has begun is unknown
+    /// only after [`AppendError::Unknown`].
+    pub async fn raise_epoch(&self, epoch: Epoch, why: &str) -> Result<LogEnd, AppendError> {
+        self.mark_end(Mark::BeginEpoch { epoch, why: why.to_owned() }).await
     }
 
-    /// Copies events into a log that was begun as a copy, with their positions, sequences, ids and times.
-    /// They follow what it has already; those that it has are left out, so a copy may be begun again
-    /// anywhere. They become one batch: some thousands at a time are a good page.
+    /// Makes a sealed log a copy in the making of the log that has gone on from it, whose epochs these are; or lets a
+    /// copy in the making go on with the further epochs of its log.
     ///
     /// # Errors
     ///
-    /// [`AppendError::Storage`] when the log isn't a copy in the making, or the events leave a hole.
-    pub async fn copy(&self, events: Vec<Arc<StoredEvent>>) -> Result<Sealed, AppendError> {
-        self.mark(Mark::Copy(events)).await
+    /// [`CopyFailure::NotACopy`] when the log accepts appends, or the epochs don't go on from its own.
+    pub async fn follow(&self, lineage: Lineage) -> Result<LogEnd, CopyFailure> {
+        self.mark_copy(Mark::Follow(lineage)).await
     }
 
-    /// Opens a copy, in the epoch after that of the log that was sealed. To open an open one changes nothing.
+    /// Copies events into a copy in the making, with their positions, sequences, ids and times. They follow what it
+    /// has already; those that it has are left out, so a copy may be begun again anywhere. They become one batch: some
+    /// thousands at a time are a good page.
     ///
     /// # Errors
     ///
-    /// [`AppendError::Storage`] when it doesn't hold exactly what that log held when it was sealed.
-    pub async fn open_copy(&self, of: Sealed) -> Result<Sealed, AppendError> {
-        self.mark(Mark::OpenCopy(of)).await
+    /// [`CopyFailure::NotACopy`] when the log isn't a copy in the making, when the events leave a hole, or when one
+    /// isn't that which the log has there.
+    pub async fn copy(&self, events: Vec<Arc<StoredEvent>>) -> Result<LogEnd, CopyFailure> {
+        self.mark_copy(Mark::Copy(events)).await
     }
 
-    async fn mark(&self, mark: Mark) -> Result<Sealed, AppendError> {
+    /// Gives a copy in the making these steps of the migration, instead of what it has.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyFailure::NotACopy`] when the log isn't a copy in the making, and has other steps.
+    pub async fn copy_journal(&self, steps: Vec<JournalStep>) -> Result<LogEnd, CopyFailure> {
+        self.mark_copy(Mark::Journal(steps)).await
+    }
+
+    /// Opens a copy, in the epoch after that of the log that was sealed. To open it again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyFailure::NotACopy`] when it doesn't hold exactly what that log held when it was sealed. Whether it was
+    /// opened is unknown only after [`CopyFailure::Unknown`].
+    pub async fn open_copy(&self, of: LogEnd, why: &str) -> Result<LogEnd, CopyFailure> {
+        self.mark_copy(Mark::OpenCopy { of, why: why.to_owned() }).await
+    }
+
+    /// Writes a mark. Dropping the future doesn't take it back.
+    pub(super) async fn mark(&self, mark: Mark) -> Result<Marked, Refused> {
         let (reply, answer) = oneshot::channel();
         self.0.commands.send(Command::Mark(mark, reply)).await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        answer.await.map_err(|_| lost_reply())?
     }
 
-    /// Commits what waits, refuses what comes after, and ends every subscription. Returns when that is done.
-    pub async fn close(&self) {
-        let (done, closed) = oneshot::channel();
-        if self.0.commands.send(Command::Close(done)).await.is_ok() {
-            // The task drops the sender only when it has ended, which is what is waited for.
-            let _ = closed.await;
+    async fn mark_end(&self, mark: Mark) -> Result<LogEnd, AppendError> {
+        match self.mark(mark).await {
+            Ok(marked) => Ok(marked.end),
+            Err(Refused::Append(error)) => Err(error),
+            Err(other) => unreachable!("it is no copy's mark, and no step: {other:?}"),
         }
-        self.0.shared.closed.store(true, Ordering::Release);
-        self.0.shared.tail.close();
     }
 
-    fn check_open(&self) -> Result<(), ReadError> {
+    async fn mark_copy(&self, mark: Mark) -> Result<LogEnd, CopyFailure> {
+        let place = || self.0.shared.log.place();
+        self.mark(mark).await.map(|marked| marked.end).map_err(|refused| match refused {
+            // It may catch up with the other log's epochs.
+            Refused::NotACopy(behind @ NotACopy::Epoch { copy, of }) if copy < of => {
+                CopyFailure::Storage { place: place(), source: behind.into() }
+            }
+            Refused::NotACopy(reason) => CopyFailure::NotACopy { place: place(), reason: reason.to_string() },
+            Refused::Append(AppendError::Unknown(reason)) => {
+                CopyFailure::Unknown { place: place(), reason: reason.to_string() }
+            }
+            Refused::Append(error) => CopyFailure::Storage { place: place(), source: error.into() },
+            Refused::Moved { .. } => unreachable!("it is no step"),
+        })
+    }
+
+    /// What the log adds up to, as far as this node has folded it.
+    pub(super) fn folded(&self) -> RwLockReadGuard<'_, State> {
+        self.0.shared.state.read()
+    }
+
+    pub(super) fn commit_log(&self) -> &dyn CommitLog {
+        &*self.0.shared.log
+    }
+
+    /// The hash of all events up to a position; `None` for one that this node doesn't know yet.
+    pub(super) async fn hash_at(&self, position: Position) -> Result<Option<ChainHash>, ReadError> {
+        self.check_open()?;
+        let at = {
+            let state = self.folded();
+            if position > state.head() {
+                return Ok(None);
+            }
+            if position == state.head() {
+                return Ok(Some(state.chain()));
+            }
+            if position == Position::START {
+                return Ok(Some(CHAIN_START));
+            }
+            state.whereabouts(position)
+        };
+        if position == at.last {
+            return Ok(Some(at.chain));
+        }
+        let batch = self.0.shared.batch(at).await?;
+        let before = batch.events().iter().take_while(|event| event.position <= position);
+        Ok(Some(before.fold(at.previous, |hash, event| chain(&hash, event))))
+    }
+
+    /// Commits what waits, refuses what comes after, and ends every subscription of the store's own tail. Returns when
+    /// that is done.
+    pub async fn close(&self) {
+        // Where it is closed or closing, its end is waited for all the same.
+        let _ = self.0.commands.send(Command::Close).await;
+        self.0.shared.ended.cancelled().await;
+        self.0.shared.closed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), ReadError> {
         if self.0.shared.closed.load(Ordering::Acquire) { Err(ReadError::Closed) } else { Ok(()) }
     }
 }
 
+/// The committing task ended without an answer.
+fn lost_reply() -> AppendError {
+    AppendError::Unknown("the task that commits ended before it answered".into())
+}
+
 /// Begins a log where there is none. Another node may be quicker: then its log it is.
-async fn begin(log: &dyn CommitLog, copy_of: Option<(StoreId, Lineage)>) -> Result<(), StorageOpenError> {
+async fn begin(log: &dyn CommitLog, copy_of: Option<CopyOf>) -> Result<(), StorageOpenError> {
     let copy = copy_of.is_some();
     let start = EpochStart { epoch: Epoch(1), after: Position::START };
-    let (store_id, lineage) = copy_of
-        .unwrap_or_else(|| (StoreId(Uuid::new_v4()), Lineage::new(vec![start]).expect("one epoch ascends")));
+    let CopyOf { store_id, lineage } = copy_of.unwrap_or_else(|| CopyOf {
+        store_id: StoreId(Uuid::new_v4()),
+        lineage: Lineage::new(vec![start]).expect("one epoch ascends"),
+    });
     let (epoch, writer) = (lineage.epoch(), Uuid::new_v4());
     let record = Record::Created { lineage, copy };
     let batch = Batch { store_id, slot: Slot(0), epoch, writer, record };
@@ -274,7 +388,9 @@ async fn begin(log: &dyn CommitLog, copy_of: Option<(StoreId, Lineage)>) -> Resu
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.tail.close();
+        if self.shared.owns_tail {
+            self.shared.tail.close();
+        }
     }
 }
 
@@ -285,7 +401,7 @@ impl EventStore for ZenohStorageEventStore {
         let (reply, answer) = oneshot::channel();
         let send = self.0.commands.send(Command::Append(append, reply));
         send.await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        answer.await.map_err(|_| lost_reply())?
     }
 
     async fn load(
@@ -304,7 +420,12 @@ impl EventStore for ZenohStorageEventStore {
     async fn read(&self, after: Position, filter: &EventFilter, limit: usize) -> Result<Page, ReadError> {
         self.check_open()?;
         let shared = &self.0.shared;
-        let selected = shared.state.read().select(after, filter, limit);
+        let selected = {
+            let state = shared.state.read();
+            // What is copied isn't read before it is known to be whole, and in which epoch.
+            let most = if state.is_copying() { shared.tail.head() } else { state.head() };
+            state.select(after, most, filter, limit)
+        };
         let events = shared.fetch(&selected.positions).await?;
         let cut = events.len() < selected.positions.len();
         let through = match events.last() {
@@ -316,10 +437,10 @@ impl EventStore for ZenohStorageEventStore {
 
     /// The head of the log itself, not only of what this node has followed so far.
     async fn head(&self) -> Result<Head, ReadError> {
-        let position = self.catch_up().await?;
-        let state = self.0.shared.state.read();
+        self.catch_up().await?;
+        let state = self.folded();
         let (store_id, lineage) = (state.store_id(), state.lineage().clone());
-        Ok(Head { store_id, lineage, earliest: Position(1), position })
+        Ok(Head { store_id, lineage, earliest: Position(1), position: state.head() })
     }
 
     fn subscribe(&self, filter: EventFilter, start: Start) -> Subscription {
@@ -374,7 +495,7 @@ impl Shared {
 
     /// A slot's batch, from memory or from the log. What the log has is compared with what was folded, so
     /// that nothing is served that has changed since.
-    async fn batch(&self, at: Whereabouts) -> Result<Arc<Batch>, ReadError> {
+    pub(super) async fn batch(&self, at: Whereabouts) -> Result<Arc<Batch>, ReadError> {
         if let Some(batch) = self.cache.get(&at.slot) {
             return Ok(batch);
         }

@@ -128,6 +128,14 @@ impl Tail {
     /// Every reader is told, also where the tail itself had nothing to forget: one that reads the log may be
     /// ahead of it.
     pub fn begin_epoch(&self, epoch: Epoch, kept: Position, head: Position) {
+        self.go_over(epoch, kept, |known| {
+            // Another log altogether: its readers read it, as when a log is found.
+            (kept < known).then_some(if kept == Position::START { head } else { kept })
+        });
+    }
+
+    /// Every reader is told of a later epoch; where `next` says after which position, the ring begins anew there.
+    fn go_over(&self, epoch: Epoch, kept: Position, next: impl FnOnce(Position) -> Option<Position>) {
         let mut wakers = Vec::new();
         {
             let mut readers = self.readers.lock();
@@ -137,14 +145,13 @@ impl Tail {
             self.epoch.store(epoch.0, Ordering::Release);
             // Before the head moves: a reader takes an empty slot for having seen all up to the head.
             readers.index.all(&mut |slot| wakers.extend(slot.rewind()));
-            if kept < self.head() {
-                // Another log altogether: its readers read it, as when a log is found.
-                let after = if kept == Position::START { head } else { kept };
+            if let Some(after) = next(self.head()) {
                 *self.ring.write() = Ring::new(after, self.limits);
                 self.head.store(after.0, Ordering::Release);
             }
         }
         wakers.into_iter().for_each(std::task::Waker::wake);
+        self.moved.notify_waiters();
     }
 
     /// A tail that hadn't found its log yet has found it: it ends at `position`. Readers that were
@@ -163,12 +170,13 @@ impl Tail {
         self.moved.notify_waiters();
     }
 
-    /// A log is there to feed it: the one that it was to find, or the same one in a later epoch that kept everything.
+    /// A log is there to feed it: the one that it was to find, or the same one, perhaps in a later epoch, that kept
+    /// everything. What the tail hasn't heard of meanwhile its readers read from the log.
     pub fn adopt(&self, epoch: Epoch, head: Position) {
         if !self.has_log() {
             self.start_at(epoch, head);
-        } else if epoch > self.epoch() {
-            self.begin_epoch(epoch, head, head);
+        } else if epoch > self.epoch() || head > self.head() {
+            self.go_over(epoch.max(self.epoch()), head, |known| (head > known).then_some(head));
         }
     }
 
