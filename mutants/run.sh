@@ -313,8 +313,8 @@ if [[ "$only" == rocks* ]]; then
     "if found < filled {" "if found + filled == 0 {" "${rocks[@]}" damage
   mutant "rocks: the mark isn't raised" $storage/rocks/writer.rs \
     "self.raise_mark(slot);" "" "${rocks[@]}" damage
-  mutant "rocks: what is whole behind damage is dropped" $storage/rocks/database.rs \
-    "if later > found {" "if later < found {" "${rocks[@]}" power_cut
+  mutant "rocks: what was written behind damage is dropped" $storage/rocks/database.rs \
+    "later > Slot(found) =>" "later < Slot(found) =>" "${rocks[@]}" power_cut
   mutant "rocks: a last write that is torn is damage" $storage/rocks/database.rs \
     "DBRecoveryMode::PointInTime" "DBRecoveryMode::AbsoluteConsistency" "${rocks[@]}" power_cut
   mutant "rocks: a log is opened before it is looked at" $storage/rocks/database.rs \

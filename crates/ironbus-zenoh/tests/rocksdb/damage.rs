@@ -4,17 +4,17 @@
 //! `IRONBUS_FAULT_TIMES` tries so many times as many places.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use ironbus::event::StoredEvent;
-use ironbus_testkit::{numbered, read_all};
+use ironbus_testkit::{numbered, read_all, within};
 use ironbus_zenoh::storage::{
     CommitLog, Damage, Fault, RocksLog, Slot, Trouble, ZenohStorageEventStore, verify,
 };
 
-use crate::support::{any, contents, copy_of, files, log_of_writes, node, ok, open, slots, uncached};
+use crate::support::{any, contents, copy_of, files, node, ok, open, slots, uncached};
 
 /// A log that is closed, and what it holds.
 struct Whole {
@@ -127,40 +127,49 @@ fn places(length: usize, most: usize, random: &mut fastrand::Rng) -> Vec<usize> 
     places
 }
 
-/// The bytes of the headers in a log of writes: a checksum, a length and a type before each record.
-fn headers(writes: &[u8]) -> Vec<usize> {
-    const HEADER: usize = 7;
+/// Where the headers are in a file of records, RocksDB's log of writes or its manifest: a checksum, a length and a
+/// type before each record.
+fn headers(bytes: &[u8]) -> Vec<usize> {
     const BLOCK: usize = 32 << 10;
-    assert!(writes.len() < BLOCK, "in one block the records follow one another");
+    assert!(bytes.len() < BLOCK, "in one block the records follow one another");
     let (mut places, mut at) = (Vec::new(), 0);
-    while at + HEADER <= writes.len() {
-        places.extend(at..at + HEADER);
-        at += HEADER + usize::from(u16::from_le_bytes([writes[at + 4], writes[at + 5]]));
+    while at + HEADER <= bytes.len() {
+        places.push(at);
+        at += HEADER + usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
     }
-    assert_eq!(at, writes.len(), "its records fill it");
+    assert_eq!(at, bytes.len(), "its records fill it");
     places
 }
 
+const HEADER: usize = 7;
+
 #[tokio::test]
 async fn a_damaged_table_is_told_as_damage_of_the_slot_that_cannot_be_read() {
-    let whole = whole().await;
-    let table =
-        files(whole.folder.path()).into_iter().find(|file| kind(file) == "sst").expect("there is one");
-    let path = whole.folder.path().join(&table);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = open(folder.path()).await;
+    let store = node(&log).await;
+    for n in 0..100 {
+        ok(&store, any([numbered(n)])).await;
+    }
+    store.close().await;
+    log.close().await;
+    // The next start makes a table of it, of several blocks.
+    open(folder.path()).await.close().await;
+    let table = files(folder.path()).into_iter().find(|file| kind(file) == "sst").expect("there is one");
+    let path = folder.path().join(&table);
     let mut bytes = std::fs::read(&path).expect("it is there");
-    let event = b"Numbered";
-    let at = bytes.windows(event.len()).position(|part| part == event).expect("it holds events");
+    // Neither in the first nor in the last block, which a start reads.
+    let at = bytes.len() / 2;
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).expect("it can be written");
-    let log = open(whole.folder.path()).await;
-    let error = log.read(Slot(0)).await.expect_err("its block is damaged");
-    assert!(error.damaged, "{error}");
+    let log = open(folder.path()).await;
     let trouble = verify(&*log).await.expect_err("a slot can't be read");
-    let Trouble::Damaged { slot: Slot(0), fault: Fault::Unreadable(Damage::Storage(reason)) } = &trouble
-    else {
+    let Trouble::Damaged { slot, fault: Fault::Unreadable(Damage::Storage(reason)) } = &trouble else {
         panic!("{trouble}")
     };
-    assert!(reason.contains("slot 0 in "), "{reason}");
+    assert!(*slot > Slot(0) && reason.contains(&format!("slot {slot} in ")), "{trouble}");
+    let error = log.read(*slot).await.expect_err("its block is damaged");
+    assert!(error.damaged, "{error}");
 }
 
 async fn flip(whole: &Whole, file: &Path, at: usize, bit: u8) -> Option<String> {
@@ -195,18 +204,26 @@ async fn a_flipped_bit_is_reported_or_has_no_effect_whatever_file_it_is_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_in_any_header_of_the_log_of_writes_is_reported() {
+async fn a_flipped_bit_in_any_header_of_a_record_is_reported_or_has_no_effect() {
     let whole = whole().await;
-    let writes = log_of_writes(whole.folder.path());
-    let bytes = std::fs::read(&writes).expect("it is there");
-    let file: PathBuf = writes.strip_prefix(whole.folder.path()).expect("it is in it").to_owned();
     let mut random = fastrand::Rng::with_seed(12);
-    let headers = headers(&bytes);
-    assert!(headers.len() >= 20 * 7, "{} bytes of headers", headers.len());
-    for at in headers {
-        let bit = random.u8(..8);
-        let reported = flip(&whole, &file, at, bit).await;
-        assert!(reported.is_some(), "bit {bit} of byte {at}");
+    let kinds = ["log", "MANIFEST"];
+    let files = files(whole.folder.path()).into_iter().filter(|file| kinds.contains(&&*kind(file)));
+    for file in files {
+        let bytes = std::fs::read(whole.folder.path().join(&file)).expect("it is there");
+        let headers = headers(&bytes);
+        assert!(headers.len() > 1, "{} has {headers:?}", file.display());
+        for (n, header) in headers.into_iter().enumerate() {
+            let mut bits: Vec<(usize, u8)> = (0..HEADER).map(|byte| (byte, random.u8(..8))).collect();
+            // A type that is another, in one record near the beginning.
+            bits.extend((0..8).filter(|_| n == 1).map(|bit| (HEADER - 1, bit)));
+            for (byte, bit) in bits {
+                let reported = within("the log is judged", flip(&whole, &file, header + byte, bit)).await;
+                // What the manifest says last is for RocksDB's own housekeeping.
+                let what = format!("bit {bit} of byte {byte} of record {n} of {}", file.display());
+                assert!(reported.is_some() || kind(&file) == "MANIFEST", "{what}");
+            }
+        }
     }
 }
 

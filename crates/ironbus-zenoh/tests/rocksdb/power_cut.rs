@@ -103,43 +103,47 @@ async fn a_log_of_writes_that_ends_anywhere_gives_the_whole_batches_before_and_n
     }
 }
 
+/// Batches that share a block of 32 KiB of the log of writes, and such that take several.
+const SIZES: [(usize, usize); 2] = [(3000, 97), (80_000, 4099)];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_last_write_of_which_any_part_is_missing_is_dropped_and_appends_go_on() {
-    let moments = Moments::of(4, 3000).await;
-    let last = moments.bytes_of(4);
-    for at in last.clone().step_by(97) {
-        let what = format!("a sector at {at} of {last:?} is missing");
-        let mut writes = moments.bytes.clone();
-        writes[at..last.end.min(at + 512)].fill(0);
-        let image = moments.cut(3, &writes);
-        let log = moments.ends_after(image.path(), 3, &what).await;
-        let store = node(&log).await;
-        assert_eq!(ok(&store, any([numbered(9)])).await.head, Position(4), "{what}");
-        store.close().await;
-        log.close().await;
-        let log = open(image.path()).await;
-        let verified = verify(&*log).await.expect("sound").expect("there");
-        assert_eq!(verified.head, Position(4), "{what}");
-        // With the mark of what was acknowledged it is damage.
-        let reason = refused(moments.cut(4, &writes).path(), &what).await;
-        assert!(reason.contains("5 slots were acknowledged, and only 4 are found"), "{what}: {reason}");
+    for (bytes, step) in SIZES {
+        let moments = Moments::of(4, bytes).await;
+        let last = moments.bytes_of(4);
+        for at in last.clone().step_by(step) {
+            let what = format!("a sector at {at} of {last:?} is missing");
+            let mut writes = moments.bytes.clone();
+            writes[at..last.end.min(at + 512)].fill(0);
+            let image = moments.cut(3, &writes);
+            let log = moments.ends_after(image.path(), 3, &what).await;
+            let store = node(&log).await;
+            assert_eq!(ok(&store, any([numbered(9)])).await.head, Position(4), "{what}");
+            store.close().await;
+            log.close().await;
+            let log = open(image.path()).await;
+            let verified = verify(&*log).await.expect("sound").expect("there");
+            assert_eq!(verified.head, Position(4), "{what}");
+            // With the mark of what was acknowledged it is damage.
+            let reason = refused(moments.cut(4, &writes).path(), &what).await;
+            assert!(reason.contains("5 slots were acknowledged, and only 4 are found"), "{what}: {reason}");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damage_before_a_write_that_is_whole_is_no_end_even_if_the_mark_is_behind() {
-    // Each is in blocks of its own.
-    let moments = Moments::of(5, 80_000).await;
+async fn damage_before_the_last_write_is_no_end_even_if_the_mark_is_behind() {
     let mut random = fastrand::Rng::with_seed(14);
-    for commit in 2..=3 {
-        for _ in 0..10 {
+    for (bytes, _) in SIZES {
+        let moments = Moments::of(5, bytes).await;
+        for commit in (2..=4).flat_map(|commit| [commit; 10]) {
             let mut writes = moments.bytes.clone();
             let at = random.usize(moments.bytes_of(commit));
             writes[at] ^= 1 << random.u8(..8);
             let what = format!("byte {at}, of commit {commit}");
             let reason = refused(moments.cut(1, &writes).path(), &what).await;
-            assert!(reason.contains("after it isn't"), "{what}: {reason}");
+            assert!(reason.contains(&format!("slot {commit} is unreadable")), "{what}: {reason}");
         }
+        moments.ends_after(moments.cut(1, &moments.bytes).path(), 5, "undamaged").await.close().await;
     }
-    moments.ends_after(moments.cut(1, &moments.bytes).path(), 5, "undamaged").await;
 }

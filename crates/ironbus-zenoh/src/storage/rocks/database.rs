@@ -8,6 +8,8 @@ use rocksdb::{
 };
 
 use super::error::RocksOpenError;
+use super::frames;
+use crate::storage::batch;
 use crate::storage::log::Slot;
 
 /// How much is kept in memory, and in the log of writes, before it goes into a table. A start reads it.
@@ -22,7 +24,7 @@ pub(super) fn path(folder: &Path) -> PathBuf {
 pub(super) fn open(folder: &Path, filled: u64) -> Result<DB, RocksOpenError> {
     if filled > 0 {
         // A start for writing carries the log of writes over into a table and deletes it, with whatever was
-        // damaged in it. So others look first, which change nothing.
+        // damaged in it. So another one looks first, which changes nothing.
         check_end(folder, filled)?;
     }
     let mut options = options();
@@ -32,37 +34,43 @@ pub(super) fn open(folder: &Path, filled: u64) -> Result<DB, RocksOpenError> {
 
 /// Opens the database so that it stays as it is.
 pub(super) fn open_to_read(folder: &Path) -> Result<DB, RocksOpenError> {
-    read_only(folder, &options())
-}
-
-fn read_only(folder: &Path, options: &Options) -> Result<DB, RocksOpenError> {
-    DB::open_for_read_only(options, path(folder), false)
+    frames::check(folder, &path(folder))?;
+    DB::open_for_read_only(&options(), path(folder), false)
         .map_err(|source| RocksOpenError::rocksdb(folder, source))
 }
 
 /// Refuses a log that would end where it didn't.
 ///
 /// Where RocksDB finds a record that isn't whole, its log of writes ends for it. After a power cut that is what is
-/// left of a last write, which was not acknowledged. It is damage where the mark says that more was acknowledged,
-/// or where a later record is whole: that was written only when the one before was on the disk.
+/// left of the last write, which was not acknowledged. It is damage where the mark says that more was acknowledged,
+/// or where a write after it was begun: that was only when the one before was on the disk.
 fn check_end(folder: &Path, filled: u64) -> Result<(), RocksOpenError> {
+    let db = open_to_read(folder)?;
+    let refused = |source| RocksOpenError::rocksdb(folder, source);
     let damaged = |reason| Err(RocksOpenError::Damaged { path: folder.to_owned(), reason });
-    let end = |options: &Options| {
-        let last = last_slot(&read_only(folder, options)?);
-        let last = last.map_err(|source| RocksOpenError::rocksdb(folder, source))?;
-        Ok(last.map_or(0, |last| last.next().0))
-    };
-    let found = end(&options())?;
+    let found = last_slot(&db).map_err(refused)?.map_or(0, |last| last.next().0);
     if found < filled {
         return damaged(format!("{filled} slots were acknowledged, and only {found} are found"));
     }
-    let mut leaving_out = options();
-    leaving_out.set_wal_recovery_mode(DBRecoveryMode::SkipAnyCorruptedRecord);
-    let later = end(&leaving_out)?;
-    if later > found {
-        return damaged(format!("slot {found} is unreadable, and slot {} after it isn't", later - 1));
+    let Some(first) = read(&db, Slot(0)).map_err(refused)? else { return Ok(()) };
+    match last_in_writes(folder, &first).map_err(|source| RocksOpenError::io(folder, source))? {
+        Some(later) if later > Slot(found) => {
+            damaged(format!("slot {found} is unreadable, and slot {later} was written after it"))
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The last slot of which there is anything in the logs of writes, whether RocksDB finds it or not.
+fn last_in_writes(folder: &Path, first: &[u8]) -> std::io::Result<Option<Slot>> {
+    let mut last = None;
+    for entry in std::fs::read_dir(path(folder))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            last = last.max(batch::last_begun(first, &std::fs::read(path)?));
+        }
+    }
+    Ok(last)
 }
 
 fn options() -> Options {

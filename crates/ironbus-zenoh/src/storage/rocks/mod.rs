@@ -7,6 +7,7 @@
 mod database;
 mod error;
 mod folder;
+mod frames;
 mod mark;
 mod snapshots;
 mod writer;
