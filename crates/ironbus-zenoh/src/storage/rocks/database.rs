@@ -26,6 +26,8 @@ pub(super) fn open(folder: &Path, filled: u64) -> Result<DB, RocksOpenError> {
         // A start for writing carries the log of writes over into a table and deletes it, with whatever was
         // damaged in it. So another one looks first, which changes nothing.
         check_end(folder, filled)?;
+    } else {
+        frames::check(folder, &path(folder))?;
     }
     let mut options = options();
     options.create_if_missing(filled == 0);

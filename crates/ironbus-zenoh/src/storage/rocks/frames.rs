@@ -5,6 +5,7 @@
 //! in one that wasn't, RocksDB 10.4 reads that piece for ever. One flipped bit makes one. None of our files is used
 //! again, so such a piece is damage.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::error::RocksOpenError;
@@ -18,7 +19,15 @@ const USED_AGAIN: [u8; 6] = [5, 6, 7, 8, 11, 131];
 /// Refuses a database that RocksDB would never have read to its end.
 pub(super) fn check(folder: &Path, database: &Path) -> Result<(), RocksOpenError> {
     let failed = |source| RocksOpenError::io(database, source);
-    for entry in std::fs::read_dir(database).map_err(failed)? {
+    let entries = match std::fs::read_dir(database) {
+        // It was there before the mark was.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let reason = format!("{} is gone", database.display());
+            return Err(RocksOpenError::Damaged { path: folder.to_owned(), reason });
+        }
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
