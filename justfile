@@ -47,6 +47,16 @@ bucket:
     cargo build -p ironbus-zenoh --features s3 --example bucket-writer
     cargo test -p ironbus-zenoh --features s3 --test bucket -- --nocapture
 
+# The log in RocksDB: its contract, 100 kills, damage, power cuts and a full disk. Needs a C++ compiler and libclang
+# (on Debian `apt-get install g++ libclang-dev`; or `pip install libclang`, with LIBCLANG_PATH naming the folder of
+# its `native/libclang.so`, and BINDGEN_EXTRA_CLANG_ARGS="-I…" that of the compiler's own headers). It compiles
+# RocksDB once, which takes a quarter of an hour; ROCKSDB_LIB_DIR and ROCKSDB_STATIC=1 take a library of RocksDB
+# 10.4.2 instead.
+rocksdb:
+    cargo build --workspace --features ironbus-zenoh/rocksdb --example rocks-writer
+    cargo test --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks
+    IRONBUS_KILL_ROUNDS=100 cargo test --workspace --features ironbus-zenoh/rocksdb --test rocksdb -- --nocapture
+
 # The migration under fire: to Zenoh and back, twice, while everybody writes and reads and nodes are killed.
 migration:
     IRONBUS_FIRE=full cargo test --release --workspace --test fire -- --nocapture
