@@ -3,10 +3,14 @@
 //!
 //! Unpublished, and a crate of its own: it asks Zenoh for features that nothing else of ours needs.
 
+mod client;
+
 use zenoh::Wait as _;
 use zenoh::internal::plugins::PluginsManager;
 use zenoh::internal::runtime::{Runtime, RuntimeBuilder};
 use zenoh_plugin_storage_manager::StoragesPlugin;
+
+pub use client::Client;
 
 /// The plugin's name in a configuration.
 const PLUGIN: &str = "storage_manager";
