@@ -66,6 +66,12 @@ lab:
     cargo build --release --workspace --examples
     IRONBUS_FIRE=full cargo test --release --workspace --test lab -- --nocapture
 
+# A stock `zenohd` with RocksDB, built from the registry (long; needs libclang), is killed, proven and mended.
+replica:
+    cargo build --release --manifest-path replica/Cargo.toml --target-dir target/replica \
+      -p zenohd -p zenoh-plugin-storage-manager -p zenoh-backend-rocksdb
+    IRONBUS_ZENOHD="$PWD/target/replica/release/zenohd" cargo test --workspace --test replica -- --nocapture
+
 # Breaks the code on purpose, once for each property, and checks that a test notices.
 mutants *word:
     mutants/run.sh {{ word }}

@@ -64,7 +64,7 @@ async fn dispatch(command: Command, config: &Config) -> Result<ExitCode, Failure
         Command::Backup(args) => commands::backup::back_up_to(args, &config.serve).await?,
         Command::Restore(args) => commands::backup::restore_from(args, &config.serve).await?,
         Command::Promote(args) => commands::promote::run(args, &config.serve).await?,
-        Command::Verify(args) => return commands::verify::run(args, &config.serve).await,
+        Command::Verify(args) => return commands::verify::run(args, config).await,
         Command::SessionToken(args) => commands::session_token::run(&args, &config.serve)?,
         Command::Completions(_) => unreachable!("printed before anything is started"),
     }
