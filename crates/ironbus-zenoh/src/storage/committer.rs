@@ -225,10 +225,13 @@ impl Committer {
     async fn mark(&mut self, mark: &Mark) -> Result<Marked, Refused> {
         let mut tries = Tries::new(self.patience);
         loop {
-            let batch = self.plan_mark(mark)?;
+            let (batch, refused) = match self.plan_mark(mark) {
+                Ok(batch) => (batch, None),
+                Err(refused) => (None, Some(refused)),
+            };
             let ended = self.try_round(batch.as_ref(), batch.is_none(), &mut tries).await;
             let written = match ended.map_err(|trouble| append_error(&trouble, tries.in_limbo))? {
-                Ended::Stands => batch,
+                Ended::Stands => refused.map_or(Ok(batch), Err)?,
                 // The other marks are found in the state that they lead to; a step leads to one that refuses it.
                 Ended::Anew(Some(held)) if self.is_own_step(&held, mark) => Some(held),
                 Ended::Anew(_) => continue,

@@ -18,7 +18,9 @@ use uuid::Uuid;
 
 use super::batch::{Batch, Record};
 use super::log::Slot;
-use super::plan::{Answer, Planned, Round, Tried, Turn, after_commit, after_look, begin_epoch, plan, seal};
+use super::plan::{
+    Answer, Planned, Refused, Round, Tried, Turn, after_commit, after_look, begin_epoch, plan, seal,
+};
 use super::state::State;
 
 /// What is decided wrongly.
@@ -37,12 +39,18 @@ enum Mutant {
     RefusedUnseen,
     /// A look at an empty slot after a put without a reply is taken for the put's failure, and told.
     UnknownIsFailure,
+    /// Whichever epoch is in force is sealed, not the one that was meant.
+    AnyEpochSealed,
 }
 
 /// What the client of a node wants.
 #[derive(Clone, Debug)]
 enum Wish {
-    Append { n: u64, expected: ExpectedVersion },
+    Append {
+        n: u64,
+        expected: ExpectedVersion,
+    },
+    /// Of the first epoch.
     Seal,
     BeginEpoch(u64),
 }
@@ -170,10 +178,17 @@ impl Nodes {
     /// What a node means to do. The mutants compose the same decisions in a wrong order, or leave one out.
     fn round(&self, state: &State, node: usize) -> Round {
         let writer = Uuid::from_u128(node as u128);
-        let mark = |batch| Round { answers: Vec::new(), batch };
+        let mark = |planned| match planned {
+            Ok(batch) => Round { answers: Vec::new(), batch },
+            Err(Refused::Append(error)) => Round { answers: vec![Answer::Refused(error)], batch: None },
+            Err(other) => unreachable!("no log is a copy here: {other:?}"),
+        };
         let append = match self.wishes[node] {
-            Wish::Seal => return mark(seal(state, writer)),
-            Wish::BeginEpoch(epoch) => return mark(begin_epoch(state, writer, Epoch(epoch))),
+            Wish::Seal if self.mutant == Mutant::AnyEpochSealed => {
+                return mark(seal(state, writer, state.epoch(), ""));
+            }
+            Wish::Seal => return mark(seal(state, writer, Epoch(1), "")),
+            Wish::BeginEpoch(epoch) => return mark(begin_epoch(state, writer, Epoch(epoch), "")),
             Wish::Append { .. } => self.append(node).expect("it is an append"),
         };
         let now = Timestamp::UNIX_EPOCH;
@@ -199,7 +214,9 @@ impl Nodes {
     /// Whether a refusal is true of the whole log as it is now.
     fn is_just(&self, system: &System, node: usize, error: &AppendError) -> bool {
         let Some(now) = self.state(&system.slots) else { return false };
-        let Wish::Append { n, expected } = self.wishes[node] else { return false };
+        let Wish::Append { n, expected } = self.wishes[node] else {
+            return matches!(self.wishes[node], Wish::Seal) && now.epoch() > Epoch(1);
+        };
         let stored = now.find(numbered_id(n)).is_some();
         let refused = match error {
             AppendError::Conflict { .. } => !expected.admits(now.version(&todo())),
@@ -435,6 +452,27 @@ impl Model for Nodes {
                     }
                 })
             }),
+            Property::always("what is marked stands", |model: &Self, system: &System| {
+                let Some(state) = model.state(&system.slots) else { return true };
+                let sealed = |epoch| {
+                    system.slots.iter().enumerate().any(|(slot, number)| {
+                        let batch = number.and_then(|number| model.batch(slot as u64, number));
+                        batch.is_some_and(|batch| {
+                            batch.epoch == epoch && matches!(batch.record, Record::Sealed { .. })
+                        })
+                    })
+                };
+                let stands = system.nodes.iter().enumerate().all(|(node, known)| {
+                    match (&known.told, &model.wishes[node]) {
+                        (Some(Told::Marked), Wish::Seal) => sealed(Epoch(1)),
+                        (Some(Told::Marked), Wish::BeginEpoch(epoch)) => state.epoch() >= Epoch(*epoch),
+                        (Some(Told::Marked), Wish::Append { .. }) => false,
+                        _ => true,
+                    }
+                });
+                // Nobody wishes to seal another.
+                stands && !sealed(Epoch(2))
+            }),
             Property::sometimes("everybody is answered", |_: &Self, system: &System| {
                 system.nodes.iter().all(|node| node.told.is_some())
             }),
@@ -528,4 +566,9 @@ fn a_refusal_by_a_node_that_is_behind_is_caught() {
 #[test]
 fn a_put_without_a_reply_told_as_failed_is_caught() {
     is_caught(appends(), Mutant::UnknownIsFailure, "what is refused is never stored");
+}
+
+#[test]
+fn a_seal_of_an_epoch_that_was_not_meant_is_caught() {
+    is_caught(epochs(), Mutant::AnyEpochSealed, "what is marked stands");
 }

@@ -1,4 +1,4 @@
-//! A model check of going over from one log to another while nodes append: every order of their steps and
+//! A model check of going over from one log to another and back while nodes append: every order of their steps and
 //! of the mover's, who may be killed at any moment because it knows nothing but what the logs hold.
 //!
 //! As in `model`, what is decided is asked of `plan` and `state`; replies and puts aren't lost here.
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::batch::{Batch, Record};
 use super::log::Slot;
-use super::plan::{Answer, Sealed, Tried, Turn, after_commit, begin_epoch, copy, open_copy, plan, seal};
+use super::plan::{Answer, Tried, Turn, after_commit, begin_epoch, copy, follow, open_copy, plan, seal};
 use super::state::State;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ enum Mutant {
     SealNotCompared,
     /// The copy is opened when it holds what the other log holds, which isn't sealed.
     NotSealed,
+    /// The log that was left is opened again as it is, once the one that it went over to is sealed.
+    NotACopyOfIt,
 }
 
 const SOURCE: usize = 0;
@@ -46,8 +48,8 @@ struct Node {
     folded: [usize; 2],
     /// The batch that it is about to put.
     putting: Option<u16>,
-    /// Where its append stands, as it was told.
-    told: Option<(u64, u64)>,
+    /// Where its append stands, as it was told, and in which epoch it was told so.
+    told: Option<(u64, u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,9 +57,11 @@ enum Step {
     Plan(usize),
     Put(usize),
     Follow(usize),
-    Copy,
-    Seal,
-    Open,
+    /// The mover's, each from the log that is named to the other.
+    BecomeCopy(usize),
+    Copy(usize),
+    Seal(usize),
+    Open(usize),
 }
 
 struct Moving {
@@ -115,21 +119,50 @@ impl Moving {
         slots.iter().flat_map(|number| self.batch(*number).events().to_vec()).collect()
     }
 
-    /// What the mover puts into the copy's next slot.
-    fn opening(&self, source: &State, target: &State) -> Option<Batch> {
-        let writer = Uuid::from_u128(9);
-        let sealed = Sealed { epoch: source.epoch(), head: source.head(), chain: source.chain() };
-        match self.mutant {
-            Mutant::SealNotCompared if source.is_sealed() => begin_epoch(target, writer, Epoch(2)),
-            Mutant::NotSealed => open_copy(target, writer, sealed).ok().flatten(),
-            _ if source.is_sealed() => open_copy(target, writer, sealed).ok().flatten(),
-            _ => None,
+    /// What the mover puts into a log's next slot, on its way to it.
+    fn moving(
+        &self,
+        step: Step,
+        source: &State,
+        target: &State,
+        events: &[Arc<StoredEvent>],
+    ) -> Option<Batch> {
+        let mover = Uuid::from_u128(9);
+        // The copy is opened as it is, whatever that is.
+        let opened = || {
+            let (after, chain) = (target.head(), target.chain());
+            let (store_id, slot, epoch) = (target.store_id(), target.next(), Epoch(source.epoch().0 + 1));
+            let record = Record::EpochBegun { after, chain, why: String::new() };
+            Some(Batch { store_id, slot, epoch, writer: mover, record })
+        };
+        match step {
+            Step::BecomeCopy(_) if source.is_copying() || source.is_sealed() => None,
+            Step::BecomeCopy(_) => follow(target, mover, source.lineage()).ok().flatten(),
+            Step::Copy(_) => {
+                // One at a time, so that the mover is killed between any two.
+                let next = events.iter().find(|event| event.position > target.head())?;
+                copy(target, mover, std::slice::from_ref(next)).ok().flatten()
+            }
+            Step::Open(_) if !source.is_sealed() && self.mutant != Mutant::NotSealed => None,
+            Step::Open(_) if target.is_copying() && self.mutant == Mutant::SealNotCompared => opened(),
+            Step::Open(_) if target.is_sealed() && self.mutant == Mutant::NotACopyOfIt => {
+                begin_epoch(target, mover, Epoch(source.epoch().0 + 1), "").ok().flatten()
+            }
+            Step::Open(_) => open_copy(target, mover, source.end(), "").ok().flatten(),
+            Step::Plan(_) | Step::Put(_) | Step::Follow(_) | Step::Seal(_) => None,
         }
     }
 
     fn put(&self, system: &mut System, log: usize, batch: Batch) {
         let number = self.number(batch);
         system.logs[log].push(number);
+    }
+
+    /// The log that accepts appends, or that was the last to.
+    fn in_force(&self, system: &System) -> Arc<State> {
+        let [source, target] = [SOURCE, TARGET].map(|log| self.state(&system.logs[log]));
+        let target_is = !target.is_copying() && (source.is_copying() || target.epoch() > source.epoch());
+        if target_is { target } else { source }
     }
 }
 
@@ -155,13 +188,13 @@ impl Model for Moving {
                 steps.extend([Step::Plan(n), Step::Follow(n)]);
             }
         }
-        steps.extend([Step::Copy, Step::Seal, Step::Open]);
+        for from in [SOURCE, TARGET] {
+            steps.extend([Step::BecomeCopy(from), Step::Copy(from), Step::Seal(from), Step::Open(from)]);
+        }
     }
 
     fn next_state(&self, last: &System, step: Step) -> Option<System> {
         let mut system = last.clone();
-        let (source, target) = (self.state(&last.logs[SOURCE]), self.state(&last.logs[TARGET]));
-        let mover = Uuid::from_u128(9);
         match step {
             Step::Plan(n) => {
                 let node = &last.nodes[n];
@@ -176,11 +209,12 @@ impl Model for Moving {
                         system.nodes[n].putting = round.batch.map(|batch| self.number(batch));
                     }
                     Answer::StoredBefore(places) => {
-                        system.nodes[n].told = Some((places[0].position.0, places[0].sequence.0));
+                        let (position, sequence) = (places[0].position.0, places[0].sequence.0);
+                        system.nodes[n].told = Some((position, sequence, state.epoch().0));
                     }
                     // Its client goes where it was sent.
-                    Answer::Refused(AppendError::Superseded { .. }) if !behind && node.at == SOURCE => {
-                        system.nodes[n].at = TARGET;
+                    Answer::Refused(AppendError::Superseded { .. }) if !behind => {
+                        system.nodes[n].at = 1 - node.at;
                     }
                     Answer::Refused(_) => {}
                 }
@@ -188,16 +222,17 @@ impl Model for Moving {
             Step::Put(n) => {
                 let node = &last.nodes[n];
                 let (at, folded) = (node.at, node.folded[node.at]);
-                let batch = node.putting.expect("it is about to");
+                let number = node.putting.expect("it is about to");
                 system.nodes[n].putting = None;
                 let tried = match last.logs[at].get(folded) {
                     Some(held) => Tried::Holds(*held),
                     None => Tried::Won,
                 };
                 if let Turn::Answer = after_commit(tried) {
-                    system.logs[at].push(batch);
-                    let event = &self.batch(batch).events()[0].clone();
-                    system.nodes[n].told = Some((event.position.0, event.sequence.0));
+                    system.logs[at].push(number);
+                    let batch = self.batch(number);
+                    let event = &batch.events()[0];
+                    system.nodes[n].told = Some((event.position.0, event.sequence.0, batch.epoch.0));
                 }
                 system.nodes[n].folded[at] += 1;
             }
@@ -205,20 +240,18 @@ impl Model for Moving {
                 let node = &mut system.nodes[n];
                 node.folded[node.at] = (node.folded[node.at] + 1).min(last.logs[node.at].len());
             }
-            Step::Copy => {
-                let events = self.events(&last.logs[SOURCE]);
-                // One at a time, so that the mover is killed between any two.
-                let next = events.iter().find(|event| event.position > target.head())?;
-                let batch = copy(&target, mover, std::slice::from_ref(next)).ok().flatten()?;
-                self.put(&mut system, TARGET, batch);
+            Step::Seal(from) => {
+                let source = self.state(&last.logs[from]);
+                // Once each way.
+                let epoch = Epoch(if from == SOURCE { 1 } else { 2 });
+                let batch = seal(&source, Uuid::from_u128(9), epoch, "").ok().flatten()?;
+                self.put(&mut system, from, batch);
             }
-            Step::Seal => {
-                let batch = seal(&source, mover)?;
-                self.put(&mut system, SOURCE, batch);
-            }
-            Step::Open => {
-                let batch = self.opening(&source, &target)?;
-                self.put(&mut system, TARGET, batch);
+            Step::BecomeCopy(from) | Step::Copy(from) | Step::Open(from) => {
+                let (source, target) = (self.state(&last.logs[from]), self.state(&last.logs[1 - from]));
+                let events = self.events(&last.logs[from]);
+                let batch = self.moving(step, &source, &target, &events)?;
+                self.put(&mut system, 1 - from, batch);
             }
         }
         (system != *last).then_some(system)
@@ -229,25 +262,30 @@ impl Model for Moving {
             Property::always(
                 "what is acknowledged is in the log in force",
                 |model: &Self, system: &System| {
-                    let target = model.state(&system.logs[TARGET]);
-                    let source = model.state(&system.logs[SOURCE]);
-                    let in_force = if target.is_copying() { source } else { target };
+                    let in_force = model.in_force(system);
                     system.nodes.iter().enumerate().all(|(n, node)| {
                         let stands = in_force.find(numbered_id(n as u64)).map(|(place, _)| place);
-                        node.told.is_none_or(|told| {
-                            stands.is_some_and(|at| (at.position.0, at.sequence.0) == told)
+                        node.told.is_none_or(|(position, sequence, _)| {
+                            stands.is_some_and(|at| (at.position.0, at.sequence.0) == (position, sequence))
                         })
                     })
                 },
             ),
             Property::always("one log accepts appends", |model: &Self, system: &System| {
-                let (source, target) = (model.state(&system.logs[SOURCE]), model.state(&system.logs[TARGET]));
-                source.is_sealed() || target.is_copying()
+                let accepts = |log: &&Vec<u16>| {
+                    let state = model.state(log);
+                    !state.is_sealed() && !state.is_copying()
+                };
+                system.logs.iter().filter(accepts).count() <= 1
             }),
-            Property::sometimes("both logs have acknowledged", |_: &Self, system: &System| {
-                let told_at = |log| system.nodes.iter().any(|node| node.told.is_some() && node.at == log);
-                told_at(SOURCE) && told_at(TARGET)
-            }),
+            Property::sometimes(
+                "it has acknowledged before, there, and back again",
+                |_: &Self, system: &System| {
+                    let told_in =
+                        |epoch| system.nodes.iter().any(|node| node.told.is_some_and(|told| told.2 == epoch));
+                    told_in(1) && told_in(2) && told_in(3)
+                },
+            ),
         ]
     }
 }
@@ -265,10 +303,10 @@ fn is_caught(mutant: Mutant, by: &'static str) {
 }
 
 #[test]
-fn going_over_loses_nothing_whenever_the_mover_is_killed() {
+fn going_over_and_back_loses_nothing_whenever_the_mover_is_killed() {
     let checker = moving(Mutant::None).checker().threads(2).spawn_bfs().join();
     println!("{} states", checker.unique_state_count());
-    assert!(checker.unique_state_count() > 200, "too few states to mean anything");
+    assert!(checker.unique_state_count() > 1_000, "too few states to mean anything");
     checker.assert_properties();
 }
 
@@ -280,4 +318,9 @@ fn a_seal_that_is_not_compared_is_caught() {
 #[test]
 fn a_copy_opened_beside_an_unsealed_log_is_caught() {
     is_caught(Mutant::NotSealed, "one log accepts appends");
+}
+
+#[test]
+fn a_log_that_was_left_and_is_opened_as_it_is_is_caught() {
+    is_caught(Mutant::NotACopyOfIt, "what is acknowledged is in the log in force");
 }

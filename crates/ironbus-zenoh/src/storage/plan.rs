@@ -224,13 +224,16 @@ fn record(state: &State, writer: Uuid, said: Record) -> Batch {
 
 /// Why a log accepts no appends, if that is so.
 pub(super) fn closed(state: &State) -> Option<String> {
-    if state.is_copying() {
-        return Some("the log here is a copy that isn't open; append to the log that it is a copy of".into());
+    match (state.why_sealed(), state.is_copying()) {
+        (Some(why), _) => Some(why.to_owned()),
+        (None, true) => {
+            Some("the log here is a copy that isn't open; append to the log that it is a copy of".into())
+        }
+        (None, false) => state.is_sealed().then(|| {
+            let (epoch, head) = (state.epoch(), state.head());
+            format!("the log was sealed in epoch {epoch} at position {head}; append to the log that it went over to")
+        }),
     }
-    let why = state.sealed()?;
-    let (epoch, head) = (state.epoch(), state.head());
-    let why = if why.is_empty() { "append to the log that it went over to" } else { why };
-    Some(format!("the log was sealed in epoch {epoch} at position {head}: {why}"))
 }
 
 /// Why a mark isn't written.

@@ -42,8 +42,9 @@ const SNAPSHOT_FORMAT: u16 = 2;
 pub(super) struct State {
     store_id: StoreId,
     lineage: Lineage,
-    /// Why it was sealed, if it is.
-    sealed: Option<String>,
+    sealed: bool,
+    /// Why it was sealed, while it accepts no appends since.
+    why_sealed: Option<String>,
     /// Whether it is a copy in the making: only what is copied is added.
     copying: bool,
     /// Why the epoch in force began, where that is known.
@@ -199,7 +200,8 @@ impl State {
         Ok(Self {
             store_id: batch.store_id,
             lineage: lineage.clone(),
-            sealed: None,
+            sealed: false,
+            why_sealed: None,
             copying: *copy,
             began: None,
             steps: Vec::new(),
@@ -226,12 +228,12 @@ impl State {
     }
 
     pub(super) fn is_sealed(&self) -> bool {
-        self.sealed.is_some()
+        self.sealed
     }
 
-    /// Why it was sealed, if it is.
-    pub(super) fn sealed(&self) -> Option<&str> {
-        self.sealed.as_deref()
+    /// Why it was sealed, while it accepts no appends since; it may have become a copy.
+    pub(super) fn why_sealed(&self) -> Option<&str> {
+        self.why_sealed.as_deref()
     }
 
     /// Why the epoch in force began, where that is known.
@@ -367,17 +369,20 @@ impl State {
                 self.slots.push(SlotEnd { head: self.head(), chain: *chain });
                 return;
             }
-            Record::Sealed { why, .. } => self.sealed = Some(why.clone()),
+            Record::Sealed { why, .. } => {
+                self.sealed = true;
+                self.why_sealed = said(why);
+            }
             Record::EpochBegun { after, why, .. } => {
                 let lineage = self.lineage_with(batch.epoch, *after);
                 self.lineage = lineage.expect("it was checked: its epoch follows");
-                self.began = Some(why.clone()).filter(|why| !why.is_empty());
-                (self.sealed, self.copying) = (None, false);
+                (self.began, self.why_sealed) = (said(why), None);
+                (self.sealed, self.copying) = (false, false);
             }
             Record::Step(step) => self.steps.push(step.clone()),
             Record::Copying { lineage, .. } => {
                 self.lineage = lineage.clone();
-                (self.sealed, self.copying, self.began) = (None, true, None);
+                (self.sealed, self.copying, self.began) = (false, true, None);
             }
             Record::Journal(steps) => self.steps.clone_from(steps),
         }
@@ -613,7 +618,8 @@ impl State {
         let mut out = Writer::new(SNAPSHOT, SNAPSHOT_FORMAT);
         out.raw(self.store_id.0.as_bytes());
         write_lineage(&mut out, &self.lineage);
-        out.json(&self.sealed);
+        out.u8(u8::from(self.sealed));
+        out.json(&self.why_sealed);
         out.u8(u8::from(self.copying));
         out.json(&self.began);
         out.json(&self.steps);
@@ -646,7 +652,7 @@ impl State {
         let bad = || Damage::Malformed("it can't be of a log");
         let store_id = StoreId(Uuid::from_bytes(from.array()?));
         let lineage = read_lineage(&mut from)?;
-        let (sealed, copying) = (from.json()?, from.u8()? != 0);
+        let (sealed, why_sealed, copying) = (from.u8()? != 0, from.json()?, from.u8()? != 0);
         let (began, steps) = (from.json()?, from.json()?);
         let last_recorded_at = from.i64()?;
         let count = from.count(40)?;
@@ -671,6 +677,7 @@ impl State {
             store_id,
             lineage,
             sealed,
+            why_sealed,
             copying,
             began,
             steps,
@@ -701,6 +708,10 @@ impl State {
         }
         Ok(state)
     }
+}
+
+fn said(why: &str) -> Option<String> {
+    (!why.is_empty()).then(|| why.to_owned())
 }
 
 /// Whether a step follows the one before it.

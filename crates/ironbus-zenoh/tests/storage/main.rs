@@ -2,9 +2,12 @@
 
 mod appends;
 mod contract;
+mod copies;
 mod damage;
 mod epochs;
 mod faults;
+mod journal;
+mod moves;
 mod probe;
 mod starts;
 mod support;
