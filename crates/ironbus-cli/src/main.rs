@@ -25,6 +25,9 @@ use config::Config;
 use failure::Failure;
 
 fn main() -> ExitCode {
+    // Before anything speaks TLS: everything in the process is to use the same cryptography.
+    #[cfg(feature = "s3")]
+    ironbus_zenoh::storage::provide_tls();
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(failure) => failure.report(),

@@ -12,7 +12,7 @@ mod mark;
 mod snapshots;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -184,6 +184,22 @@ impl CommitLog for RocksLog {
             snapshots::keep(&shared.folder, before, &snapshot)
         };
         self.in_folder(keep).await
+    }
+
+    fn place(&self) -> String {
+        self.shared.place().to_string()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.shared.folder)
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
     }
 }
 
