@@ -50,8 +50,8 @@ bucket:
 # The log in RocksDB: its contract, 100 kills, damage, power cuts and a full disk. Needs a C++ compiler and libclang
 # (on Debian `apt-get install g++ libclang-dev`; or `pip install libclang`, with LIBCLANG_PATH naming the folder of
 # its `native/libclang.so`, and BINDGEN_EXTRA_CLANG_ARGS="-I…" that of the compiler's own headers). It compiles
-# RocksDB once, which takes a quarter of an hour; ROCKSDB_LIB_DIR and ROCKSDB_STATIC=1 take a library of RocksDB
-# 10.4.2 instead.
+# RocksDB once, which takes a quarter of an hour. ROCKSDB_LIB_DIR names the folder of a library of RocksDB 10.4.2 to
+# take instead (with ROCKSDB_STATIC=1 a static one, which must bring the C++ library's objects along).
 rocksdb:
     cargo build --workspace --features ironbus-zenoh/rocksdb --example rocks-writer
     cargo test --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks

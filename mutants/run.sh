@@ -325,9 +325,10 @@ if [[ "$only" == rocks* ]]; then
   mutant "rocks: on a full disk nothing can be read" $storage/rocks/writer.rs \
     "*db = read_only;" "drop(read_only);" "${rocks[@]}" full_disk
   mutant "rocks: a folder of something else is taken" $storage/rocks/folder.rs \
-    "begun &= name == LOCK" "begun |= name == LOCK" "${rocks[@]}" opens
-  mutant "rocks: a lost database is begun anew" $storage/rocks/database.rs \
-    "if filled > 0 {" "if filled > 0 && path(folder).join(\"CURRENT\").exists() {" "${rocks[@]}" opens
+    "begun &=" "begun |=" "${rocks[@]}" opens
+  mutant "rocks: what RocksDB reads for ever is given to it" $storage/rocks/frames.rs \
+    "if USED_AGAIN.contains(&kind) {" "if kind == 0 {" \
+    --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks
   mutant "rocks: a damaged slot is taken for one that can't be reached" $storage/follow.rs \
     "Err(error) if error.damaged => {" "Err(error) if error.damaged && slot.0 > 9000 => {" "${rocks[@]}" damage
 fi

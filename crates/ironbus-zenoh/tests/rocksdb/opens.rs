@@ -99,6 +99,22 @@ async fn a_log_that_somebody_has_is_refused_and_says_who() {
 }
 
 #[tokio::test]
+async fn another_process_is_refused_and_so_is_who_has_only_the_database() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = open(folder.path()).await;
+    let mut writer = std::process::Command::new(ironbus_testkit::example("rocks-writer"));
+    let ended = writer.arg(folder.path()).args(["1", "1"]).output().expect("it starts");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(!ended.status.success() && said.contains(&format!("process {}", std::process::id())), "{said}");
+    log.close().await;
+    let other = rocksdb::DB::open_default(folder.path().join("db")).expect("it is a database");
+    let refused = RocksLog::open(folder.path()).await.expect_err("its database is in use");
+    assert!(matches!(refused, RocksOpenError::Locked { .. }), "{refused}");
+    drop(other);
+    RocksLog::open(folder.path()).await.expect("it is free again");
+}
+
+#[tokio::test]
 async fn the_lock_is_given_back_by_the_last_handle() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let log = open(folder.path()).await;

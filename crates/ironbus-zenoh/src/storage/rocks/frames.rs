@@ -114,7 +114,7 @@ mod tests {
         let used = [sound.clone(), piece(5, b"z")].concat();
         assert_eq!(used_again(&used), Some(sound.len()));
         // Behind a piece that isn't whole RocksDB reads nothing of the block, whatever is there.
-        let mut torn = used.clone();
+        let mut torn = used;
         torn[BLOCK + HEADER] ^= 1;
         assert_eq!(used_again(&torn), None);
         torn.truncate(BLOCK + 3);

@@ -171,7 +171,9 @@ mod tests {
                 assert_eq!(Mark::open(folder.path()).expect("the other is sound").filled(), 7, "byte {at}");
             }
             let mut flipped = whole;
-            COPIES.map(|at| flipped[usize::try_from(at).expect("small") + byte] ^= 1);
+            for at in COPIES.map(|at| usize::try_from(at).expect("small") + byte) {
+                flipped[at] ^= 1;
+            }
             std::fs::write(path(folder.path()), &flipped).expect("it can be written");
             let refused = Mark::open(folder.path()).expect_err("none is sound");
             let fits = match refused {

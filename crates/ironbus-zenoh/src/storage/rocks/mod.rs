@@ -103,7 +103,7 @@ impl RocksLog {
         what: String,
         question: impl FnOnce(&DB) -> Result<T, rocksdb::Error> + Send + 'static,
     ) -> Result<T, LogError> {
-        self.blocking(move |shared| shared.with_db(what, question)).await
+        self.blocking(move |shared| shared.with_db(&what, question)).await
     }
 
     /// Does what concerns the snapshots' files.
@@ -133,7 +133,7 @@ impl Shared {
 
     fn with_db<T>(
         &self,
-        what: String,
+        what: &str,
         question: impl FnOnce(&DB) -> Result<T, rocksdb::Error>,
     ) -> Result<T, LogError> {
         let place = || format!("{what} in {}", self.place());

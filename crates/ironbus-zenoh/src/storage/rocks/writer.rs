@@ -47,19 +47,19 @@ impl Writer {
     }
 
     fn commit(&mut self, slot: Slot, batch: &Bytes) -> Committed {
-        if self.failed {
-            if let Err(error) = self.open_anew() {
-                return Committed::Unknown(error);
-            }
+        if self.failed
+            && let Err(error) = self.open_anew()
+        {
+            return Committed::Unknown(error);
         }
-        let held = match self.shared.with_db(slot_name(slot), |db| database::read(db, slot)) {
+        let held = match self.shared.with_db(&slot_name(slot), |db| database::read(db, slot)) {
             Ok(held) => held,
             Err(error) => return Committed::Unknown(error),
         };
         if let Some(held) = held {
             return Committed::Lost(held.into());
         }
-        match self.shared.with_db(slot_name(slot), |db| database::fill(db, slot, batch)) {
+        match self.shared.with_db(&slot_name(slot), |db| database::fill(db, slot, batch)) {
             Ok(()) => {
                 self.raise_mark(slot);
                 Committed::Won
