@@ -47,6 +47,16 @@ bucket:
     cargo build -p ironbus-zenoh --features s3 --example bucket-writer
     cargo test -p ironbus-zenoh --features s3 --test bucket -- --nocapture
 
+# The log in RocksDB: its contract, 100 kills, damage, power cuts and a full disk. Needs a C++ compiler and libclang
+# (on Debian `apt-get install g++ libclang-dev`; or `pip install libclang`, with LIBCLANG_PATH naming the folder of
+# its `native/libclang.so`, and BINDGEN_EXTRA_CLANG_ARGS="-I…" that of the compiler's own headers). It compiles
+# RocksDB once, which takes a quarter of an hour. ROCKSDB_LIB_DIR names the folder of a library of RocksDB 10.4.2 to
+# take instead (with ROCKSDB_STATIC=1 a static one, which must bring the C++ library's objects along).
+rocksdb:
+    cargo build --workspace --features ironbus-zenoh/rocksdb --example rocks-writer
+    cargo test --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks
+    IRONBUS_KILL_ROUNDS=100 cargo test --workspace --features ironbus-zenoh/rocksdb --test rocksdb -- --nocapture
+
 # The migration under fire: to Zenoh and back, twice, while everybody writes and reads and nodes are killed.
 migration:
     IRONBUS_FIRE=full cargo test --release --workspace --test fire -- --nocapture
@@ -55,6 +65,12 @@ migration:
 lab:
     cargo build --release --workspace --examples
     IRONBUS_FIRE=full cargo test --release --workspace --test lab -- --nocapture
+
+# A stock `zenohd` with RocksDB, built from the registry (long; needs libclang), is killed, proven and mended.
+replica:
+    cargo build --release --manifest-path replica/Cargo.toml --target-dir target/replica \
+      -p zenohd -p zenoh-plugin-storage-manager -p zenoh-backend-rocksdb
+    IRONBUS_ZENOHD="$PWD/target/replica/release/zenohd" cargo test --workspace --test replica -- --nocapture
 
 # Breaks the code on purpose, once for each property, and checks that a test notices.
 mutants *word:

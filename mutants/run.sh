@@ -301,4 +301,35 @@ mutant "storage: a node dozes on when it is given a hint" $storage/store.rs \
   "self.0.shared.hint.notify_one();" "" "${slots[@]}"
 mutant "storage: a copy is opened although it is short" $storage/plan.rs \
   "if (state.head(), state.chain()) != (of.head, of.chain) {" "if state.head() > of.head {" "${slots[@]}"
+# These compile RocksDB (see `just rocksdb`), so they run only when they are asked for: `mutants/run.sh rocks`.
+if [[ "$only" == rocks* ]]; then
+  rocks=(--workspace --features ironbus-zenoh/rocksdb --test rocksdb)
+  mutant "rocks: a commit isn't synced" $storage/rocks/database.rs \
+    "options.set_sync(true);" "options.set_sync(false);" \
+    --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks
+  mutant "rocks: a filled slot is written over" $storage/rocks/writer.rs \
+    "if let Some(held) = held {" "if let Some(held) = held.filter(Vec::is_empty) {" "${rocks[@]}" opens
+  mutant "rocks: a log that ends before its mark is opened" $storage/rocks/database.rs \
+    "if found < filled {" "if found + filled == 0 {" "${rocks[@]}" damage
+  mutant "rocks: the mark isn't raised" $storage/rocks/writer.rs \
+    "self.raise_mark(slot);" "" "${rocks[@]}" damage
+  mutant "rocks: what was written behind damage is dropped" $storage/rocks/database.rs \
+    "later > Slot(found) =>" "later < Slot(found) =>" "${rocks[@]}" power_cut
+  mutant "rocks: a last write that is torn is damage" $storage/rocks/database.rs \
+    "DBRecoveryMode::PointInTime" "DBRecoveryMode::AbsoluteConsistency" "${rocks[@]}" power_cut
+  mutant "rocks: a log is opened before it is looked at" $storage/rocks/database.rs \
+    "check_end(folder, filled)?;" \
+    "drop(DB::open(&options(), path(folder))); check_end(folder, filled)?;" "${rocks[@]}" damage
+  mutant "rocks: after a write that failed the database stays as it is" $storage/rocks/writer.rs \
+    "self.failed = true;" "" "${rocks[@]}" full_disk
+  mutant "rocks: on a full disk nothing can be read" $storage/rocks/writer.rs \
+    "*db = read_only;" "drop(read_only);" "${rocks[@]}" full_disk
+  mutant "rocks: a folder of something else is taken" $storage/rocks/folder.rs \
+    "begun &=" "begun |=" "${rocks[@]}" opens
+  mutant "rocks: what RocksDB reads for ever is given to it" $storage/rocks/frames.rs \
+    "if USED_AGAIN.contains(&kind) {" "if kind == 0 {" \
+    --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks
+  mutant "rocks: a damaged slot is taken for one that can't be reached" $storage/follow.rs \
+    "Err(error) if error.damaged => {" "Err(error) if error.damaged && slot.0 > 9000 => {" "${rocks[@]}" damage
+fi
 exit "$survived"

@@ -520,12 +520,84 @@ pub(crate) struct MigrateStep {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Walks every event: positions and sequences without holes, the hash chain, the record of the log's migration, and \
-SQLite's own integrity check. Works beside a running server. Ends with exit code 1 when something is wrong.")]
+SQLite's own integrity check. Works beside a running server. Ends with exit code 1 when something is wrong.
+
+With --replica, a Zenoh storage that keeps `events/**` is compared with the log: each event byte for byte, the hash \
+chain over all of them, and whether it has keys that the log hasn't. With --repair, what it lacks or has otherwise is \
+put to it again, and everything is compared anew. docs/REPLICAS.md is the guide.
+
+Examples:
+  ironbus verify
+  ironbus verify --replica --connect tcp/127.0.0.1:7447
+  ironbus verify --replica --connect tcp/127.0.0.1:7447 --repair --url http://127.0.0.1:4466")]
 pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) data: DataDirectory,
     #[command(flatten)]
+    pub(crate) replica: ReplicaCheck,
+    #[command(flatten)]
     pub(crate) form: Form,
+}
+
+/// Which replica is compared with the log, and how it is reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "A replica (Zenoh)")]
+pub(crate) struct ReplicaCheck {
+    /// Compare a Zenoh storage with the log; where several are reached, the one of this name or of the router with
+    /// this Zenoh id
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) replica: Option<String>,
+
+    /// Put to the replica what it lacks or has otherwise, and compare again
+    #[arg(long, requires = "replica")]
+    pub(crate) repair: bool,
+
+    /// Don't look for keys that the log hasn't: for that a storage reads all of its keys, and stores nothing
+    /// meanwhile
+    #[arg(long, requires = "replica")]
+    pub(crate) skip_foreign: bool,
+
+    /// Compare with the log of the server at this URL instead of a data directory
+    #[arg(long, requires = "replica", conflicts_with = "data")]
+    pub(crate) url: Option<String>,
+
+    /// An operator's token, which that server needs to show session-scoped events
+    #[arg(long, env = "IRONBUS_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+
+    /// Connect to the replica's router, for example tcp/10.0.0.1:7447; may be repeated
+    #[arg(
+        long,
+        visible_alias = "connect",
+        value_name = "ENDPOINT",
+        env = "IRONBUS_ZENOH_CONNECT",
+        value_delimiter = ','
+    )]
+    pub(crate) zenoh_connect: Vec<String>,
+
+    /// Begin with this Zenoh configuration (JSON5); what is said here wins over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_config: Option<PathBuf>,
+
+    /// The authority's certificate, for tls/ endpoints (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_ca: Option<PathBuf>,
+
+    /// Our own certificate, for mutual TLS (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_cert: Option<PathBuf>,
+
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) zenoh_key: Option<PathBuf>,
+
+    /// Both sides show a certificate (mutual TLS)
+    #[arg(long)]
+    pub(crate) zenoh_mtls: bool,
+
+    /// Who we are to the router; the password is taken from IRONBUS_ZENOH_PASSWORD or the configuration
+    #[arg(long, value_name = "NAME")]
+    pub(crate) zenoh_user: Option<String>,
 }
 
 /// What signs session tokens.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed, or the log is not sound
+  1  failed, or the log is not sound, or a replica not complete
   2  the command line or the configuration is wrong
   3  conflict: another version than expected, an event id that is taken, or something in the way of a step
   4  the server or the log can't be reached or used now; try again later
@@ -106,6 +106,17 @@ impl From<ironbus::migration::StartError> for Failure {
             StartError::NoZenoh { .. } => Self::usage(error),
             other => Self::failed(other),
         }
+    }
+}
+
+impl From<ironbus_zenoh::replica::ReplicaError> for Failure {
+    fn from(error: ironbus_zenoh::replica::ReplicaError) -> Self {
+        use ironbus_zenoh::replica::ReplicaError;
+        let kind = match error {
+            ReplicaError::NoSuchStorage { .. } | ReplicaError::Several { .. } => Kind::Usage,
+            _ => Kind::Unavailable,
+        };
+        Self::new(kind, error)
     }
 }
 

@@ -25,6 +25,9 @@ use config::Config;
 use failure::Failure;
 
 fn main() -> ExitCode {
+    // Before anything speaks TLS: everything in the process is to use the same cryptography.
+    #[cfg(feature = "s3")]
+    ironbus_zenoh::storage::provide_tls();
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(failure) => failure.report(),
@@ -64,7 +67,7 @@ async fn dispatch(command: Command, config: &Config) -> Result<ExitCode, Failure
         Command::Backup(args) => commands::backup::back_up_to(args, &config.serve).await?,
         Command::Restore(args) => commands::backup::restore_from(args, &config.serve).await?,
         Command::Promote(args) => commands::promote::run(args, &config.serve).await?,
-        Command::Verify(args) => return commands::verify::run(args, &config.serve).await,
+        Command::Verify(args) => return commands::verify::run(args, config).await,
         Command::SessionToken(args) => commands::session_token::run(&args, &config.serve)?,
         Command::Completions(_) => unreachable!("printed before anything is started"),
     }

@@ -6,6 +6,7 @@
 //! (`ironbus::tail`), which asks [`remote`] for what the bus left out; `service` answers that.
 //! [`keys`] and [`wire`] are the language between them. [`storage`] is an event store without SQLite, whose log
 //! several nodes share.
+//! [`replica`] checks and mends stock Zenoh storages that hold a copy of `events/**`.
 
 pub mod bus;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod edge;
 mod heartbeat;
 pub mod keys;
 pub mod remote;
+pub mod replica;
 mod service;
 pub mod storage;
 pub mod store_node;

@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod migrate;
 pub(crate) mod promote;
 pub(crate) mod read;
+pub(crate) mod replica;
 pub(crate) mod serve;
 pub(crate) mod session_token;
 pub(crate) mod status;

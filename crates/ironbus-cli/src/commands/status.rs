@@ -29,13 +29,14 @@ pub(crate) async fn run(args: args::Status, config: &Client) -> Result<(), Failu
             let document = json!({
                 "store_id": head.store_id,
                 "epoch": head.lineage.epoch(),
-                "epoch_began": store.epoch_began(),
+                "epoch_began": store.current().epoch_began(),
                 "head": head.position,
                 "earliest": head.earliest,
-                "data": store.path().display().to_string(),
-                "log_bytes": std::fs::metadata(store.path()).map_or(0, |file| file.len()),
+                "place": store.place(),
+                "data": store.path(),
+                "log_bytes": store.path().and_then(|path| std::fs::metadata(path).ok()).map(|file| file.len()),
             });
-            (document, ("log", store.path().display().to_string()))
+            (document, ("log", store.current().place()))
         }
     };
     let mut out = out();

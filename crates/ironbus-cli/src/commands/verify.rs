@@ -1,22 +1,37 @@
-//! `ironbus verify`: walks a log and proves that it is sound.
+//! `ironbus verify`: walks a log and proves that it is sound. With `--replica` it goes on in [`super::replica`].
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use ironbus::NodeOptions;
 use ironbus::store::sqlite::{Verification, verify};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args;
-use crate::config::Serve;
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::output::{Form, count, events_bar, out, shown};
 
-pub(crate) async fn run(args: args::Verify, config: &Serve) -> Result<ExitCode, Failure> {
-    let data = config.data(args.data.data);
-    let path = NodeOptions::new(data).log_path();
+pub(crate) async fn run(args: args::Verify, config: &Config) -> Result<ExitCode, Failure> {
+    if args.replica.replica.is_some() {
+        return super::replica::run(args, config).await;
+    }
+    let path = NodeOptions::new(config.serve.data(args.data.data)).log_path();
+    let found = walk(&path).await?;
+    let mut out = out();
+    match Form::choose(args.form) {
+        Form::Lines => writeln!(out, "{}", document(&found))?,
+        Form::Human => tell(&mut out, &found, &path)?,
+    }
+    out.flush()?;
+    Ok(if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Walks the log on a thread where it may block.
+pub(super) async fn walk(path: &Path) -> Result<Verification, Failure> {
     let bar = events_bar();
-    let (told, walked) = (bar.clone(), path.clone());
+    let (told, walked) = (bar.clone(), path.to_owned());
     let walk = tokio::task::spawn_blocking(move || {
         verify(&walked, |done, of| {
             told.set_length(of);
@@ -25,29 +40,24 @@ pub(crate) async fn run(args: args::Verify, config: &Serve) -> Result<ExitCode, 
     });
     let found = walk.await.map_err(|error| Failure::failed(format!("the walk broke off: {error}")))??;
     bar.finish_and_clear();
-    let mut out = out();
-    match Form::choose(args.form) {
-        Form::Lines => {
-            let faults: Vec<String> = found.faults.iter().map(ToString::to_string).collect();
-            let document = json!({
-                "sound": found.is_sound(),
-                "events": found.events,
-                "aggregates": found.aggregates,
-                "head": found.head,
-                "chain": found.chain,
-                "phase": found.phase,
-                "migration_steps": found.steps,
-                "faults": faults,
-            });
-            writeln!(out, "{document}")?;
-        }
-        Form::Human => tell(&mut out, &found, &path)?,
-    }
-    out.flush()?;
-    Ok(if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(found)
 }
 
-fn tell(out: &mut impl Write, found: &Verification, path: &std::path::Path) -> std::io::Result<()> {
+pub(super) fn document(found: &Verification) -> Value {
+    let faults: Vec<String> = found.faults.iter().map(ToString::to_string).collect();
+    json!({
+        "sound": found.is_sound(),
+        "events": found.events,
+        "aggregates": found.aggregates,
+        "head": found.head,
+        "chain": found.chain,
+        "phase": found.phase,
+        "migration_steps": found.steps,
+        "faults": faults,
+    })
+}
+
+pub(super) fn tell(out: &mut impl Write, found: &Verification, path: &Path) -> std::io::Result<()> {
     let (events, aggregates) = (count(found.events, "event"), count(found.aggregates, "aggregate"));
     let path = path.display();
     if found.is_sound() {

@@ -20,7 +20,7 @@ struct Attempt {
 }
 
 /// A client with an aggregate of its own, whose version it knows.
-struct Writer {
+pub(crate) struct Writer {
     name: String,
     version: u64,
     attempts: Vec<Attempt>,
@@ -28,21 +28,40 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(number: usize) -> Self {
+    pub(crate) fn new(number: usize) -> Self {
         let name = format!("writer {number}/#");
         Self { name, version: 0, attempts: Vec::new(), http: reqwest::Client::new() }
     }
 
-    /// Appends until the server no longer answers. First repeats what wasn't answered.
     async fn append_until_cut(mut self, url: String) -> Self {
+        self.append_while(&url).await;
+        self
+    }
+
+    /// Appends until the server no longer answers. First repeats what wasn't answered.
+    pub(crate) async fn append_while(&mut self, url: &str) {
         loop {
             if self.attempts.last().is_none_or(|attempt| attempt.answer.is_some()) {
                 self.attempts.push(self.next_attempt());
             }
-            if !self.send_last(&url).await {
-                return self;
+            if !self.send_last(url).await {
+                return;
             }
         }
+    }
+
+    /// Repeats the last attempt if it wasn't answered; says whether that was so.
+    pub(crate) async fn finish(&mut self, url: &str) -> bool {
+        let unanswered = self.attempts.last().is_some_and(|attempt| attempt.answer.is_none());
+        if unanswered {
+            assert!(self.send_last(url).await, "the server answers");
+        }
+        unanswered
+    }
+
+    /// How many appends it has made.
+    pub(crate) fn appends(&self) -> usize {
+        self.attempts.len()
     }
 
     /// An append to this writer's own aggregate at its exact version; every third is a batch that also
@@ -75,8 +94,8 @@ impl Writer {
     }
 }
 
-/// Compares the whole log with what was answered.
-async fn check(url: &str, writers: &[Writer]) {
+/// Compares the whole log, but for the first `others` events, with what was answered.
+pub(crate) async fn check(url: &str, writers: &[Writer], others: u64) {
     let request =
         reqwest::Client::new().get(format!("{url}/v1/events")).header("accept", "application/x-ndjson");
     let text = request.send().await.expect("answers").text().await.expect("a whole body");
@@ -85,9 +104,13 @@ async fn check(url: &str, writers: &[Writer]) {
     for (index, line) in text.lines().enumerate() {
         let event: Value = serde_json::from_str(line).expect("JSON");
         assert_eq!(event["position"], index + 1, "positions are contiguous");
-        let last = sequences.entry(event["aggregate_id"].to_string()).or_default();
+        let last =
+            sequences.entry(format!("{} {}", event["aggregate_type"], event["aggregate_id"])).or_default();
         *last += 1;
         assert_eq!(event["sequence"], *last, "sequences are contiguous");
+        if index < others as usize {
+            continue;
+        }
         let id = event["event_id"].as_str().expect("a text").to_owned();
         let place = (event["position"].clone(), event["sequence"].clone());
         assert!(places.insert(id, place).is_none(), "an event is there twice");
@@ -108,7 +131,7 @@ async fn check(url: &str, writers: &[Writer]) {
 
 async fn one_round(data: &Path, writers: Vec<Writer>, life: Duration) -> Vec<Writer> {
     let mut server = Server::start(data);
-    check(&server.url, &writers).await;
+    check(&server.url, &writers, 0).await;
     let appending: Vec<_> =
         writers.into_iter().map(|writer| tokio::spawn(writer.append_until_cut(server.url.clone()))).collect();
     tokio::time::sleep(life).await;
@@ -134,15 +157,12 @@ async fn what_was_acknowledged_survives_kills_and_nothing_is_half_there() {
         writers = one_round(data.path(), writers, life).await;
     }
     let server = Server::start(data.path());
-    check(&server.url, &writers).await;
+    check(&server.url, &writers, 0).await;
     let mut retried = 0;
     for writer in &mut writers {
-        if writer.attempts.last().is_some_and(|attempt| attempt.answer.is_none()) {
-            retried += 1;
-            assert!(writer.send_last(&server.url).await, "the server answers");
-        }
+        retried += usize::from(writer.finish(&server.url).await);
     }
-    check(&server.url, &writers).await;
+    check(&server.url, &writers, 0).await;
     let attempts: Vec<_> = writers.iter().flat_map(|writer| &writer.attempts).collect();
     assert!(attempts.iter().all(|attempt| attempt.answer.is_some()));
     println!("{rounds} kills, {} appends, {retried} retried after the last kill", attempts.len());

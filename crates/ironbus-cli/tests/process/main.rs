@@ -10,6 +10,7 @@ mod kill;
 mod logs;
 mod migrate;
 mod migration_page;
+mod moves;
 mod near;
 mod page;
 mod proxy;

@@ -201,6 +201,22 @@ impl Batch {
     }
 }
 
+/// What a batch begins with: what it is, its format, which log it is of, and its slot.
+#[cfg(feature = "rocksdb")]
+const LOG: usize = MAGIC.len() + 2 + 16;
+
+/// The last of the slots of whose batches the beginning is anywhere in these bytes. `of` is a batch of the same log.
+/// No event holds such a beginning: there are zero bytes in it.
+#[cfg(feature = "rocksdb")]
+pub(super) fn last_begun(of: &[u8], bytes: &[u8]) -> Option<Slot> {
+    let log = of.get(..LOG).filter(|log| log.starts_with(&MAGIC))?;
+    let slot_at = |at: usize| {
+        let slot = bytes.get(at..)?.strip_prefix(log)?.first_chunk()?;
+        Some(Slot(u64::from_le_bytes(*slot)))
+    };
+    (0..bytes.len()).filter(|at| bytes[*at] == MAGIC[0]).filter_map(slot_at).max()
+}
+
 pub(super) fn write_lineage(out: &mut Writer, lineage: &Lineage) {
     out.count(lineage.starts().len());
     for start in lineage.starts() {
@@ -342,6 +358,21 @@ mod tests {
         assert_eq!(Batch::decode(Slot(3), later), Err(newer));
         let other = Writer::new(*b"else", 1).seal();
         assert_eq!(Batch::decode(Slot(3), other), Err(Damage::NotOurs));
+    }
+
+    #[cfg(feature = "rocksdb")]
+    #[test]
+    fn the_last_batch_that_is_begun_is_found_among_other_bytes() {
+        let [of, batch, ..] = &samples()[..] else { panic!("there are some") };
+        let at = |slot| Batch { slot: Slot(slot), ..batch.clone() }.encode();
+        let other = Batch { store_id: StoreId(Uuid::from_u128(8)), ..batch.clone() };
+        let mut bytes = [b"iibusib".as_slice(), &at(7), b"i", &at(5), &other.encode()].concat();
+        assert_eq!(last_begun(&of.encode(), &bytes), Some(Slot(7)));
+        bytes.extend(&at(9)[..LOG + 7]);
+        assert_eq!(last_begun(&of.encode(), &bytes), Some(Slot(7)), "its slot isn't all there");
+        bytes.push(0);
+        assert_eq!(last_begun(&of.encode(), &bytes), Some(Slot(9)));
+        assert_eq!(last_begun(b"one", &bytes), None);
     }
 
     proptest! {

@@ -27,6 +27,9 @@ pub enum Damage {
     /// They end too early, or hold what no ironbus writes.
     #[error("it is malformed: {0}")]
     Malformed(&'static str),
+    /// The storage has found out by itself, by checksums of its own.
+    #[error("the storage can't read it: {0}")]
+    Storage(String),
 }
 
 const HASH: usize = 32;

@@ -3,6 +3,7 @@
 use futures_util::stream::{self, StreamExt};
 
 use super::batch::Batch;
+use super::bytes::Damage;
 use super::log::{CommitLog, LogError, Slot};
 use super::state::{Fault, State};
 
@@ -43,7 +44,13 @@ impl Trouble {
 
 /// What a slot holds, decoded.
 pub(super) async fn read(log: &dyn CommitLog, slot: Slot) -> Result<Option<Batch>, Trouble> {
-    let Some(bytes) = log.read(slot).await? else { return Ok(None) };
+    let bytes = match log.read(slot).await {
+        Err(error) if error.damaged => {
+            return Err(Trouble::damaged(slot)(Damage::Storage(error.to_string()).into()));
+        }
+        read => read?,
+    };
+    let Some(bytes) = bytes else { return Ok(None) };
     let batch = Batch::decode(slot, bytes).map_err(Fault::from).map_err(Trouble::damaged(slot))?;
     Ok(Some(batch))
 }

@@ -48,6 +48,8 @@ pub struct LogError {
     /// What the storage said.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+    /// Whether the storage says that what it holds there is damaged. To ask again is of no use then.
+    pub damaged: bool,
 }
 
 impl LogError {
@@ -56,7 +58,15 @@ impl LogError {
         place: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { place: place.into(), source: source.into() }
+        Self { place: place.into(), source: source.into(), damaged: false }
+    }
+
+    /// What the storage itself has found to be damaged at this place.
+    pub fn damaged(
+        place: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { damaged: true, ..Self::new(place, source) }
     }
 }
 

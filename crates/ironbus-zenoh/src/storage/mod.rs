@@ -29,6 +29,8 @@ mod object;
 mod own;
 mod places;
 mod plan;
+#[cfg(feature = "rocksdb")]
+mod rocks;
 #[cfg(feature = "s3")]
 mod s3;
 mod state;
@@ -42,6 +44,8 @@ pub use self::memory::MemoryLog;
 #[cfg(feature = "object-store")]
 pub use self::object::{ObjectLog, ProbeError};
 pub use self::places::StoragePlaces;
+#[cfg(feature = "rocksdb")]
+pub use self::rocks::{RocksLog, RocksOpenError};
 #[cfg(feature = "s3")]
 pub use self::s3::{S3Credentials, S3Options, provide_tls};
 pub use self::state::Fault;

@@ -35,7 +35,11 @@ impl StoragePlaces {
                 let options = s3_options(place.rest()).map_err(|reason| refused(place, reason))?;
                 Ok(Arc::new(super::ObjectLog::open_s3(&options).await.map_err(|e| refused(place, e))?))
             }
-            // With the feature `rocksdb`, `RocksLog::open(place.path_in(&self.data))` goes here.
+            #[cfg(feature = "rocksdb")]
+            "rocksdb" => {
+                let opened = super::RocksLog::open(place.path_in(&self.data)).await;
+                Ok(Arc::new(opened.map_err(|e| refused(place, e))?))
+            }
             #[cfg(not(feature = "object-store"))]
             "folder" => Err(refused(
                 place,
@@ -43,6 +47,7 @@ impl StoragePlaces {
             )),
             #[cfg(not(feature = "s3"))]
             "s3" => Err(refused(place, "this build has no S3; use one with the feature `s3`")),
+            #[cfg(not(feature = "rocksdb"))]
             "rocksdb" => Err(refused(place, "this build has no RocksDB; use one with the feature `rocksdb`")),
             _ => Err(refused(place, "it isn't the address of a log of slots")),
         }

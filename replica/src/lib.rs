@@ -1,0 +1,1 @@
+//! Nothing: this package only chooses what is built together.
