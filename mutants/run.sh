@@ -275,7 +275,7 @@ mutant "the bus leaves while somebody listens" crates/ironbus-zenoh/src/bus.rs \
         }" "        *subscriber = None;" -p ironbus-zenoh --test nodes raw
 storage=crates/ironbus-zenoh/src/storage
 slots=(-p ironbus-zenoh --test storage)
-slot_models=(-p ironbus-zenoh --lib storage)
+slot_units=(-p ironbus-zenoh --lib storage)
 mutant "storage: the version is checked before the event ids" $storage/plan.rs \
   "        let refused = match self.stored_before(append) {" \
   "        if let Err(error) = self.check_versions(append) { return Answer::Refused(error); }
@@ -291,7 +291,8 @@ mutant "storage: a lost slot is filled again" $storage/follow.rs \
 mutant "storage: the hash isn't compared with the events" $storage/state.rs \
   "if hash == *after {" "if hash != [0; 32] {" "${slots[@]}"
 mutant "storage: what is read isn't compared with what was folded" $storage/store.rs \
-  "if *chain != at.chain || (first, last)" "if chain.is_empty() || (first, last)" "${slots[@]}"
+  "(*previous, *after, hash) == (at.previous, at.chain, at.chain)" \
+  "(*previous, *after) == (at.previous, at.chain) && hash != [0; 32]" "${slots[@]}" damage
 mutant "storage: a snapshot is gone on from whatever the log holds" $storage/follow.rs \
   "check_last(log, &state).await?;" "" "${slots[@]}"
 mutant "storage: a put without a reply is told as never made" $storage/committer.rs \
@@ -301,7 +302,70 @@ mutant "storage: a further try gives events other ids" $storage/committer.rs \
 mutant "storage: a node dozes on when it is given a hint" $storage/store.rs \
   "self.0.shared.hint.notify_one();" "" "${slots[@]}"
 mutant "storage: a copy is opened although it is short" $storage/plan.rs \
-  "if (state.head(), state.chain()) != (of.head, of.chain) {" "if state.head() > of.head {" "${slots[@]}"
+  "if !state.end().holds_the_same(&of) {" "if state.head() > of.head {" "${slots[@]}"
+mutant "storage: going over is decided without the seal's hash" $storage/plan.rs \
+  "if !state.end().holds_the_same(&of) {" "if state.head() > of.head {" "${slot_units[@]}"
+mutant "storage: an epoch opens a copy that nobody compared" $storage/plan.rs \
+  "return Err(AppendError::Superseded { reason: closed(state).unwrap_or_default() }.into());" "" "${slots[@]}" copies
+mutant "storage: a log that never was the copy is taken for it" $storage/plan.rs \
+  "return if state.lineage().starts().contains(&opened) {" "return if state.epoch() >= opened.epoch {" \
+  "${slots[@]}" copies
+mutant "storage: a copy is opened in another epoch than its log was sealed in" $storage/plan.rs \
+  "if state.epoch() != of.epoch {" "if state.epoch() > Epoch(99) {" "${slots[@]}" copies
+mutant "storage: what a copy has isn't compared with what is copied" $storage/plan.rs \
+  ".find(|event| !state.holds(event))" ".find(|_| false)" "${slots[@]}" copies
+mutant "storage: another log is gone on with as the copy" $storage/store.rs \
+  ".filter(|of| of.store_id != state.store_id())" ".filter(|_| false)" "${slots[@]}" copies
+mutant "storage: a mark is put without being checked" $storage/committer.rs \
+  "state.check(batch)?;" "let _ = batch;" "${slots[@]}" copies
+mutant "storage: a tail hears of a copy in the making" $storage/committer.rs \
+  "Record::Events { .. } if self.state.read().is_copying() => {}" \
+  "Record::Events { .. } if self.state.read().is_copying() && self.owns_tail && false => {}" "${slots[@]}" copies
+mutant "storage: a copy is read before it is opened" $storage/store.rs \
+  "let most = if state.is_copying() { shared.tail.head() } else { state.head() };" \
+  "let most = state.head();" "${slots[@]}" copies
+mutant "storage: a log that is opened is followed from where its tail stands" $core/tail/mod.rs \
+  "|known| (head > known).then_some(head)" "|_| None" -p ironbus --lib tail
+mutant "storage: whichever epoch is in force is sealed" $storage/plan.rs \
+  "if state.epoch() != epoch {" "if state.epoch() < epoch {" "${slots[@]}" patience
+mutant "storage: an own step isn't found after a lost reply" $storage/committer.rs \
+  "if self.is_own_step(&held, mark) =>" "if self.is_own_step(&held, mark) && held.slot == Slot(0) =>" \
+  "${slots[@]}" journal
+mutant "storage: a step is refused on what the node knows" $storage/committer.rs \
+  "Err(refused) => (None, Some(refused))," "Err(refused) => return Err(refused)," "${slots[@]}" journal
+mutant "storage: a copy has no journal" $storage/own.rs \
+  "match store.copy_journal(journal).await {" \
+  "match store.copy_journal(journal.into_iter().take(0).collect()).await {" "${slots[@]}" moves
+mutant "storage: a node that is late tries every slot" $storage/committer.rs \
+  "self.overtake(tries).await?;" "" "${slots[@]}" patience
+mutant "storage: a node that is always late tries on without end" $storage/committer.rs \
+  "Ok(Ok(_)) if Instant::now() < deadline => Ok(())," "Ok(Ok(_)) => Ok(())," "${slots[@]}" patience
+mutant "storage: a put is waited for without end" $storage/committer.rs \
+  "match tokio::time::timeout_at(tries.deadline, put).await.unwrap_or_else(late) {" \
+  "let _ = late; match put.await {" "${slots[@]}" patience
+mutant "storage: a look is waited for without end" $storage/committer.rs \
+  "tries.in_time(follow::read(&*self.shared.log, next)).await" \
+  "follow::read(&*self.shared.log, next).await" "${slots[@]}" patience
+mutant "storage: a retry isn't answered because the rest of its group can't be" $storage/committer.rs \
+  "match plan::stored(state, &append) {" "match plan::stored(state, &append).filter(|_| false) {" \
+  "${slots[@]}" patience
+mutant "storage: a look reads sixteen slots" $storage/follow.rs \
+  "let (mut folded, mut ahead) = (0, 1);" "let (mut folded, mut ahead) = (0, 16);" "${slots[@]}" patience
+mutant "storage: a slot is read by each who wants it" $storage/store.rs \
+  "flight.cell.get_or_try_init(|| self.read_batch(at)).await.cloned()" \
+  "drop(flight); self.read_batch(at).await" "${slots[@]}" patience
+mutant "storage: a snapshot is due by the slots since the start" $storage/store.rs \
+  "Committer::new(Arc::clone(&shared), &options, from);" \
+  "Committer::new(Arc::clone(&shared), &options, from.max(shared.state.read().next()));" "${slots[@]}" starts
+mutant "storage: a snapshot that can't be fetched keeps the log from opening" $storage/follow.rs \
+  "Err(error) => Err(error.to_string())," "Err(error) => return Err(error.into())," "${slots[@]}" starts
+mutant "storage: a snapshot's last slot is known by its hash alone" $storage/state.rs \
+  "let hash = events.iter().fold(*previous, |hash, event| chain(&hash, event));" \
+  "let hash = self.chain();" "${slots[@]}" damage
+mutant "storage: an event keeps the object that it came in" $storage/batch.rs \
+  "let payload = own_json(&from.text()?);" "let payload = Json::parse(from.text()?);" "${slot_units[@]}"
+mutant "storage: a snapshot is of what came after it was begun, too" $storage/state.rs \
+  "0 => state.slots[piece].iter()" "0 => state.slots[piece.start..].iter()" "${slot_units[@]}"
 # These compile RocksDB (see `just rocksdb`), so they run only when they are asked for: `mutants/run.sh rocks`.
 if [[ "$only" == rocks* ]]; then
   rocks=(--workspace --features ironbus-zenoh/rocksdb --test rocksdb)

@@ -227,3 +227,23 @@ async fn a_slot_of_a_bucket_is_won_once() {
     assert_eq!(log.beyond(Slot(0)).await.expect("there"), Some(Slot(11)));
     assert_eq!(log.beyond(Slot(11)).await.expect("there"), None);
 }
+
+/// Snapshots grow with the log: they go in parts, and come for as long as they take.
+#[tokio::test]
+async fn a_large_snapshot_is_kept_and_comes_over_a_thin_line() {
+    let Some(moto) = Moto::start().await else { return };
+    let log = open(&moto.options()).await;
+    let bytes: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 251) as u8).collect();
+    log.keep_snapshot(Slot(3), bytes.clone().into()).await.expect("it can be kept");
+    log.keep_snapshot(Slot(3), bytes.clone().into()).await.expect("another node keeps the same");
+    assert_eq!(log.snapshots().await.expect("there"), [Slot(3)]);
+    // Twenty pieces, which take twice as long together as the server may be silent.
+    let (piece, timeout) = (1_000_000, Duration::from_secs(1));
+    let thin = proxy::start_thin(moto.address, piece, timeout / 10).await.expect("loopback");
+    let options = S3Options { endpoint: Some(format!("http://{thin}")), timeout, ..moto.options() };
+    let far = open(&options).await;
+    let began = std::time::Instant::now();
+    let kept = within("it comes", far.snapshot(Slot(3))).await.expect("there").expect("it was kept");
+    assert!(began.elapsed() > timeout, "the line wasn't thin");
+    assert!(kept == bytes, "it is another");
+}

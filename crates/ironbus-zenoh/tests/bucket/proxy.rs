@@ -76,6 +76,30 @@ async fn carry(mut client: TcpStream, server: SocketAddr, dice: u8, faults: &Fau
     }
 }
 
+/// Listens on loopback, and hands answers on over a thin line: piece by piece, each after `pause`.
+pub(crate) async fn start_thin(
+    server: SocketAddr,
+    piece: usize,
+    pause: Duration,
+) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    // It ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Some(request) = read_request(&mut client).await? else { return Ok(()) };
+                for piece in ask(server, &request).await?.chunks(piece) {
+                    tokio::time::sleep(pause).await;
+                    client.write_all(piece).await?;
+                }
+                client.shutdown().await
+            });
+        }
+    });
+    Ok(address)
+}
+
 async fn ask(server: SocketAddr, request: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut upstream = TcpStream::connect(server).await?;
     upstream.write_all(request).await?;
