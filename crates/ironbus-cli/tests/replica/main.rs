@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use ironbus::migration::{NewStep, Phase};
+use ironbus::migration::{Journal as _, NewStep, Phase};
 use ironbus::{
     Aggregate, EventKey, Json, NodeOptions, Sequence, SqliteEventStore, SqliteOptions, StoredEvent,
 };
