@@ -16,7 +16,7 @@ impl Journal for ZenohStorageEventStore {
         let steps = state.steps();
         Ok(JournalPage {
             phase: state.phase(),
-            taken: steps.len() as u64,
+            taken: steps.last().map_or(0, |last| last.step),
             steps: steps[steps.len().saturating_sub(last)..].to_vec(),
         })
     }

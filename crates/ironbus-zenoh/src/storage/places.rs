@@ -123,7 +123,7 @@ fn refused(place: &LogPlace, why: impl Into<Box<dyn std::error::Error + Send + S
 #[cfg(any(feature = "s3", test))]
 fn s3_parts(rest: &str) -> Result<S3Parts, String> {
     let (path, parameters) = rest.split_once('?').unwrap_or((rest, ""));
-    let path = path.trim_start_matches('/');
+    let path = path.strip_prefix("//").unwrap_or(path);
     let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
     if bucket.is_empty() {
         return Err("it names no bucket; write s3://BUCKET/PREFIX".into());

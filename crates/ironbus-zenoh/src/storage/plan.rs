@@ -312,7 +312,7 @@ pub(super) fn step(state: &State, writer: Uuid, new: &NewStep, now: Timestamp) -
     }
     let micros = now.as_microsecond().max(state.last_recorded_at());
     let step = JournalStep {
-        step: state.steps().len() as u64 + 1,
+        step: state.steps().last().map_or(0, |last| last.step) + 1,
         at: Timestamp::from_microsecond(micros).unwrap_or(now),
         after: state.head(),
         from: new.from,

@@ -34,7 +34,7 @@ async fn steps_are_kept_in_one_order_with_appends_and_read_on_every_node() {
     let second = two.record(step(Phase::Dual, Phase::Zenoh)).await.expect("recorded");
     let expected = JournalPage { phase: Phase::Zenoh, taken: 2, steps: vec![first.clone(), second.clone()] };
     assert_eq!(one.journal(10).await.expect("readable"), expected);
-    assert_eq!(one.journal(1).await.expect("readable").steps, [second.clone()]);
+    assert_eq!(one.journal(1).await.expect("readable").steps, std::slice::from_ref(&second));
     ok(&one, any([numbered(2)])).await;
     one.close().await;
     assert!(!log.snapshots().await.expect("there").is_empty(), "the next start is from one");

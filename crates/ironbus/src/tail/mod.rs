@@ -351,6 +351,29 @@ mod tests {
     }
 
     /// With the clock stopped: nothing but the head's move can wake who waits.
+    /// The log may have gone on where this tail didn't hear of it.
+    #[test]
+    fn a_log_that_is_adopted_is_followed_from_where_it_ends_by_then() {
+        for epoch in [Epoch(1), Epoch(3)] {
+            let tail = Tail::new(Epoch(1), Position(0), RingLimits::default());
+            tail.publish(&[event(1)]).expect("it follows");
+            let rewinds = tail.rewinds();
+            tail.adopt(epoch, Position(4));
+            assert_eq!((tail.epoch(), tail.head()), (epoch, Position(4)));
+            // What it hasn't got is read from the log, and nothing is taken back.
+            let missed = tail.look(Position(1), 10, &EventFilter::everything(), |_| {});
+            assert!(matches!(missed, Looked::Gone));
+            let rewound = tail.rewound_since(rewinds);
+            assert_eq!((rewound.kept, rewound.now), (Position(4), epoch));
+            tail.publish(&[event(5)]).expect("it follows");
+        }
+        // One that it has heard all of changes nothing.
+        let tail = Tail::new(Epoch(1), Position(4), RingLimits::default());
+        let rewinds = tail.rewinds();
+        tail.adopt(Epoch(1), Position(4));
+        assert_eq!(tail.rewinds(), rewinds);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_the_head_goes_on_as_soon_as_it_is_there() {
         let tail = Arc::new(Tail::new(Epoch(1), Position::START, RingLimits::default()));
