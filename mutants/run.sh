@@ -301,4 +301,16 @@ mutant "storage: a node dozes on when it is given a hint" $storage/store.rs \
   "self.0.shared.hint.notify_one();" "" "${slots[@]}"
 mutant "storage: a copy is opened although it is short" $storage/plan.rs \
   "if (state.head(), state.chain()) != (of.head, of.chain) {" "if state.head() > of.head {" "${slots[@]}"
+replica=crates/ironbus-zenoh/src/replica
+compared=(-p ironbus-zenoh --lib replica)
+mutant "replica: what it holds isn't compared byte for byte" $replica/comparison.rs \
+  "if held != event.json() {" "if held.is_empty() {" "${compared[@]}"
+mutant "replica: the chain is computed over the log's own events" $replica/comparison.rs \
+  "chain(&self.replica, &held)" "{ let _ = held; chain(&self.replica, event) }" "${compared[@]}"
+mutant "replica: a hole is taken for an end" $replica/comparison.rs \
+  "self.missing.append(&mut self.behind);" "" "${compared[@]}"
+mutant "replica: no key is foreign" $replica/strangers.rs \
+  "self.count += 1;" "" "${compared[@]}"
+mutant "replica: what is appended meanwhile is foreign" $replica/strangers.rs \
+  "if self.later.remove(&key).is_none() {" "if self.known.len() < usize::MAX {" "${compared[@]}"
 exit "$survived"

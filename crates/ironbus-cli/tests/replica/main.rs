@@ -5,6 +5,7 @@
 
 mod link;
 #[path = "../process/server.rs"]
+#[expect(dead_code, reason = "shared with tests that do more with a server")]
 mod server;
 mod stock;
 
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use ironbus::migration::{NewStep, Phase};
+use ironbus::migration::{Journal as _, NewStep, Phase};
 use ironbus::{
     Aggregate, EventKey, Json, NodeOptions, Sequence, SqliteEventStore, SqliteOptions, StoredEvent,
 };
