@@ -5,6 +5,7 @@
 
 mod link;
 #[path = "../process/server.rs"]
+#[expect(dead_code, reason = "shared with tests that do more with a server")]
 mod server;
 mod stock;
 
