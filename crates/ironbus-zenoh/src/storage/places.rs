@@ -53,6 +53,18 @@ impl StoragePlaces {
         }
     }
 
+    /// Reads the whole log at a place and checks everything that can be checked ([`super::verify`]).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] with the first slot that is wrong, or why the log can't be read.
+    pub async fn verify(&self, place: &LogPlace) -> Result<Option<super::StorageVerification>, OpenError> {
+        let log = self.log_at(place).await?;
+        let found = super::verify(&*log).await;
+        log.close().await;
+        found.map_err(|trouble| refused(place, trouble))
+    }
+
     async fn store_at(
         &self,
         place: &LogPlace,
