@@ -269,7 +269,7 @@ async fn the_log_goes_to_slots_and_back_under_fire_and_nothing_is_lost() {
     let status = on_data(&["status"]);
     assert_eq!((&status["place"], &status["head"]), (&json!(to), &json!(head)));
     // What was left is kept up to date beside it, so a backup is one of the log.
-    succeed(ironbus().args(["backup", "--to"]).arg(copy.path()).arg("--data").arg(data));
+    succeed(ironbus().arg("backup").arg(copy.path()).arg("--data").arg(data));
     let copied = succeed(ironbus().args(["verify", "--data"]).arg(copy.path()));
     let copied: Value = serde_json::from_slice(&copied.stdout).expect("JSON");
     assert_eq!(
