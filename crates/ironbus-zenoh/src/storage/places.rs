@@ -13,7 +13,7 @@ use super::{CommitLog, StorageOptions, ZenohStorageEventStore};
 
 /// Opens logs of slots: `folder:DIRECTORY`, `rocksdb:DIRECTORY` (feature `rocksdb`), and `s3://BUCKET/PREFIX` (feature
 /// `s3`) with the parameters `endpoint`, `region` and `allow_http=true`, each as it is written. Credentials are taken
-/// from the environment ([`super::S3Options`]).
+/// from the environment (`S3Options`).
 #[derive(Clone, Debug)]
 pub struct StoragePlaces {
     /// Where paths begin that aren't absolute.
