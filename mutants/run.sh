@@ -397,4 +397,16 @@ if [[ "$only" == rocks* ]]; then
   mutant "rocks: a damaged slot is taken for one that can't be reached" $storage/follow.rs \
     "Err(error) if error.damaged => {" "Err(error) if error.damaged && slot.0 > 9000 => {" "${rocks[@]}" damage
 fi
+replica=crates/ironbus-zenoh/src/replica
+compared=(-p ironbus-zenoh --lib replica)
+mutant "replica: what it holds isn't compared byte for byte" $replica/comparison.rs \
+  "if held != event.json() {" "if held.is_empty() {" "${compared[@]}"
+mutant "replica: the chain is computed over the log's own events" $replica/comparison.rs \
+  "chain(&self.replica, &held)" "{ let _ = held; chain(&self.replica, event) }" "${compared[@]}"
+mutant "replica: a hole is taken for an end" $replica/comparison.rs \
+  "self.missing.append(&mut self.behind);" "" "${compared[@]}"
+mutant "replica: no key is foreign" $replica/strangers.rs \
+  "self.count += 1;" "" "${compared[@]}"
+mutant "replica: what is appended meanwhile is foreign" $replica/strangers.rs \
+  "if self.later.remove(&key).is_none() {" "if self.known.len() < usize::MAX {" "${compared[@]}"
 exit "$survived"

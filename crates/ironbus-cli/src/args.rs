@@ -557,8 +557,8 @@ pub(crate) struct ReplicaCheck {
     #[arg(long, requires = "replica")]
     pub(crate) skip_foreign: bool,
 
-    /// Compare with the log of the server at this URL instead of a data directory
-    #[arg(long, requires = "replica", conflicts_with = "data")]
+    /// Compare with the log of the server at this URL; then no data directory counts
+    #[arg(long, requires = "replica")]
     pub(crate) url: Option<String>,
 
     /// An operator's token, which that server needs to show session-scoped events

@@ -41,7 +41,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
     let config = Config::read(cli.config.as_deref())?;
     // What Zenoh says of itself at the start worries a reader for nothing; RUST_LOG shows it.
-    let usual = if matches!(cli.command, Command::Serve(_)) { "info,zenoh=error" } else { "warn" };
+    let usual =
+        if matches!(cli.command, Command::Serve(_)) { "info,zenoh=error" } else { "warn,zenoh=error" };
     log_to_stderr(cli.log.as_deref().or(config.log.as_deref()).unwrap_or(usual))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

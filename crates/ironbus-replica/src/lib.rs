@@ -38,7 +38,8 @@ impl MemoryReplica {
         config.insert_json5(&format!("plugins/{PLUGIN}"), &storages)?;
         let mut plugins = PluginsManager::static_plugins_only();
         plugins.declare_static_plugin::<StoragesPlugin, _>(PLUGIN, true);
-        let runtime = RuntimeBuilder::new(config).plugins_manager(plugins).build().await?;
+        let mut runtime = RuntimeBuilder::new(config).plugins_manager(plugins).build().await?;
+        runtime.start().await?;
         Ok(Self { runtime })
     }
 

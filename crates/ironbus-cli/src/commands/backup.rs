@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ironbus::NodeOptions;
+use ironbus::moving::{LogPlace, Whereabouts};
 use ironbus::store::sqlite::{Copied, CopyError, back_up, restore};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use crate::failure::{Failure, Kind};
 use crate::output::{Form, count, events_bar, out};
 
 pub(crate) async fn back_up_to(args: args::Backup, config: &Serve) -> Result<(), Failure> {
-    let from = NodeOptions::new(config.data(args.data.data)).log_path();
+    let from = source_in(&config.data(args.data.data))?;
     let to = place_in(&args.to)?;
     let (copied, seconds) = with_bar(from, to.clone(), |from, to, bar| back_up(from, to, bar)).await?;
     tell(args.form, &copied, &to, |events| {
@@ -38,6 +39,19 @@ pub(crate) async fn restore_from(args: args::Restore, config: &Serve) -> Result<
             copied.epoch,
             copied.head
         )
+    })
+}
+
+/// The SQLite file that holds a directory's log: the log itself, or what is kept up to date beside one of slots.
+fn source_in(data: &Path) -> Result<PathBuf, Failure> {
+    let said = Whereabouts::read(data)?.unwrap_or_else(Whereabouts::usual);
+    let held = [Some(said.log.clone()), said.mirror].into_iter().flatten().find(LogPlace::is_database);
+    held.map(|place| place.path_in(data)).ok_or_else(|| {
+        Failure::usage(format!(
+            "the log is at {}, and no SQLite file is kept up to date beside it; copy that place with its own means, or \
+             go back first (`ironbus migrate rollback`)",
+            said.log
+        ))
     })
 }
 

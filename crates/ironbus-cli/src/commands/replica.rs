@@ -364,8 +364,8 @@ fn is_whole(found: &Comparison) -> bool {
 /// What is wrong, one kind a line.
 fn faults(out: &mut impl Write, found: &Comparison, lacks: &str, has: &str) -> std::io::Result<()> {
     let kinds = [
-        (&found.missing, format!("{lacks}"), ""),
-        (&found.behind, format!("{lacks}"), " at the end"),
+        (&found.missing, lacks.to_owned(), ""),
+        (&found.behind, lacks.to_owned(), " at the end"),
         (&found.altered, format!("{has} otherwise"), ""),
     ];
     for (ranges, verb, place) in kinds {

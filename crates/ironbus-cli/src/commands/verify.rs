@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use ironbus::NodeOptions;
+use ironbus::moving::{LogPlace, Whereabouts};
 use ironbus::store::sqlite::{Verification, verify};
+use ironbus_zenoh::storage::{StorageOptions, StoragePlaces};
 use serde_json::{Value, json};
 
 use crate::args;
@@ -17,7 +18,12 @@ pub(crate) async fn run(args: args::Verify, config: &Config) -> Result<ExitCode,
     if args.replica.replica.is_some() {
         return super::replica::run(args, config).await;
     }
-    let path = NodeOptions::new(config.serve.data(args.data.data)).log_path();
+    let data = config.serve.data(args.data.data);
+    let place = Whereabouts::read(&data)?.unwrap_or_else(Whereabouts::usual).log;
+    if !place.is_database() {
+        return slots(&data, &place, Form::choose(args.form)).await;
+    }
+    let path = place.path_in(&data);
     let found = walk(&path).await?;
     let mut out = out();
     match Form::choose(args.form) {
@@ -26,6 +32,36 @@ pub(crate) async fn run(args: args::Verify, config: &Config) -> Result<ExitCode,
     }
     out.flush()?;
     Ok(if found.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Walks a log of slots.
+async fn slots(data: &Path, place: &LogPlace, form: Form) -> Result<ExitCode, Failure> {
+    let places = StoragePlaces { data: data.to_owned(), options: StorageOptions::default() };
+    let (mut out, verified) = (out(), places.verify(place).await);
+    let document = match &verified {
+        Ok(Some(found)) => json!({
+            "sound": true, "place": place, "events": found.head, "head": found.head, "epoch": found.epoch,
+            "sealed": found.sealed, "slots": found.slots, "chain": hex(&found.chain), "faults": [],
+        }),
+        Ok(None) => return Err(Failure::usage(format!("there is no log at {place}"))),
+        Err(error) => json!({ "sound": false, "place": place, "faults": [error.to_string()] }),
+    };
+    match (form, &verified) {
+        (Form::Lines, _) => writeln!(out, "{document}")?,
+        (Form::Human, Ok(Some(found))) => {
+            let (events, slots) = (count(found.head.0, "event"), count(found.slots, "slot"));
+            writeln!(out, "sound: {place} holds {events} in {slots}, without a hole, as they were stored")?;
+            writeln!(out, "chain  {}", hex(&found.chain))?;
+        }
+        (Form::Human, Err(error)) => writeln!(out, "NOT SOUND: {}", shown(&error.to_string()))?,
+        (Form::Human, Ok(None)) => {}
+    }
+    out.flush()?;
+    Ok(if verified.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn hex(chain: &[u8]) -> String {
+    chain.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Walks the log on a thread where it may block.

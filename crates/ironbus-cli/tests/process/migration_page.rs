@@ -148,7 +148,7 @@ async fn the_migration_can_be_read_in_light_and_dark_and_fits_360_pixels() {
     let server = NearServer::start(data.path(), None).await;
     let migration = server.node.migration().expect("started").clone();
     let reason = "a-reason-without-any-place-to-break-".repeat(8);
-    let request = ironbus::migration::StepRequest { to: None, by: "ann".repeat(40), reason };
+    let request = ironbus::migration::StepRequest { to: None, log: None, by: "ann".repeat(40), reason };
     migration.advance(request).await.expect("nothing is in the way");
     append(&server, 1).await;
     for (width, height) in [(1200, 900), (360, 740)] {

@@ -252,6 +252,29 @@ async fn the_log_goes_to_slots_and_back_under_fire_and_nothing_is_lost() {
     );
     assert!(pauses.iter().all(|pause| *pause < 2.0), "{pauses:?}");
     check(&url, &writers, imported).await;
+    // Once more there, for what works straight on the directory of a log that isn't in SQLite.
+    let document = json!({ "to": "zenoh_storage", "log": to, "by": "ann", "reason": "the directory" });
+    take(&url, "advance", document).await.expect("answers");
     drop(run.server);
-    succeed(ironbus().args(["verify", "--data"]).arg(run.data.path()));
+    let (data, copy) = (run.data.path(), tempfile::tempdir().expect("a temporary directory"));
+    let on_data = |words: &[&str]| {
+        let output = succeed(ironbus().args(words).arg("--data").arg(data));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let found = on_data(&["verify"]);
+    assert_eq!(
+        (&found["sound"], &found["place"], &found["events"]),
+        (&json!(true), &json!(to), &json!(head))
+    );
+    let status = on_data(&["status"]);
+    assert_eq!((&status["place"], &status["head"]), (&json!(to), &json!(head)));
+    // What was left is kept up to date beside it, so a backup is one of the log.
+    succeed(ironbus().arg("backup").arg(copy.path()).arg("--data").arg(data));
+    let copied = succeed(ironbus().args(["verify", "--data"]).arg(copy.path()));
+    let copied: Value = serde_json::from_slice(&copied.stdout).expect("JSON");
+    assert_eq!(
+        (&copied["events"], &copied["chain"]),
+        (&json!(head), &found["chain"]),
+        "hash chains are equal"
+    );
 }

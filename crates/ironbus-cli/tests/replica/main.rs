@@ -5,6 +5,7 @@
 
 mod link;
 #[path = "../process/server.rs"]
+#[expect(dead_code, reason = "shared with tests that do more with a server")]
 mod server;
 mod stock;
 
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use ironbus::migration::{NewStep, Phase};
+use ironbus::migration::{Journal as _, NewStep, Phase};
 use ironbus::{
     Aggregate, EventKey, Json, NodeOptions, Sequence, SqliteEventStore, SqliteOptions, StoredEvent,
 };
@@ -60,7 +61,8 @@ impl Scene {
     async fn start(stock: Stock, data: &Path) -> Self {
         log_in(data).await;
         let upstream = stock.upstream();
-        let words = ["--zenoh-connect", &upstream, "--operator-token", TOKEN];
+        // A client, so that the router takes questions on to it: its answers mustn't be taken for the replica's.
+        let words = ["--zenoh-client", "--zenoh-connect", &upstream, "--operator-token", TOKEN];
         let server = tokio::task::block_in_place(|| Server::start_with(data, &words));
         let client = Client::connect(&stock.endpoint()).await.expect("it connects");
         Self { stock, server, client, data: data.to_str().expect("text").to_owned(), appended: 0 }

@@ -13,7 +13,7 @@ use super::{CommitLog, StorageOptions, ZenohStorageEventStore};
 
 /// Opens logs of slots: `folder:DIRECTORY`, `rocksdb:DIRECTORY` (feature `rocksdb`), and `s3://BUCKET/PREFIX` (feature
 /// `s3`) with the parameters `endpoint`, `region` and `allow_http=true`, each as it is written. Credentials are taken
-/// from the environment ([`super::S3Options`]).
+/// from the environment (`S3Options`).
 #[derive(Clone, Debug)]
 pub struct StoragePlaces {
     /// Where paths begin that aren't absolute.
@@ -51,6 +51,18 @@ impl StoragePlaces {
             "rocksdb" => Err(refused(place, "this build has no RocksDB; use one with the feature `rocksdb`")),
             _ => Err(refused(place, "it isn't the address of a log of slots")),
         }
+    }
+
+    /// Reads the whole log at a place and checks everything that can be checked ([`super::verify`]).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] with the first slot that is wrong, or why the log can't be read.
+    pub async fn verify(&self, place: &LogPlace) -> Result<Option<super::StorageVerification>, OpenError> {
+        let log = self.log_at(place).await?;
+        let found = super::verify(&*log).await;
+        log.close().await;
+        found.map_err(|trouble| refused(place, trouble))
     }
 
     async fn store_at(

@@ -37,7 +37,10 @@ pub(super) struct Driver {
 }
 
 /// What became of a move, and who asked for it.
-type Moved = (Result<JournalStep, MoveError>, oneshot::Sender<Result<JournalStep, StepError>>);
+type Moved = (Result<JournalStep, MoveError>, Reply);
+
+/// Who waits for a step.
+type Reply = oneshot::Sender<Result<JournalStep, StepError>>;
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, page: JournalPage) -> Self {
@@ -55,8 +58,12 @@ impl Driver {
                 () = shared.closing.cancelled() => return,
                 request = requests.recv() => {
                     let Some(request) = request else { return };
-                    self.answer(request).await;
-                    self.tell();
+                    if let Some((taken, reply)) = self.answer(request).await {
+                        // First everybody is shown, so that who is answered finds it so.
+                        self.tell();
+                        // Who asked may have stopped waiting; the step stands all the same.
+                        let _ = reply.send(taken);
+                    }
                 }
                 Some((moved, reply)) = self.done.1.recv() => {
                     let taken = self.moved(moved).await;
@@ -112,7 +119,8 @@ impl Driver {
         Ok(())
     }
 
-    async fn answer(&mut self, request: Request) {
+    /// The answer to a request, and who waits for it; nothing where a move has begun, which answers when it is done.
+    async fn answer(&mut self, request: Request) -> Option<(Result<JournalStep, StepError>, Reply)> {
         let taken = match self.take(&request).await {
             Ok(Taken::Step(step)) => Ok(step),
             Ok(Taken::Move(mover, to, new)) => {
@@ -122,12 +130,11 @@ impl Driver {
                     // Where the driver has ended, the move is told by the journal.
                     let _ = done.send((moved, reply)).await;
                 });
-                return;
+                return None;
             }
             Err(error) => Err(error),
         };
-        // Who asked may have stopped waiting; the step stands all the same.
-        let _ = request.reply.send(taken);
+        Some((taken, request.reply))
     }
 
     /// The log has moved, and so the phase.

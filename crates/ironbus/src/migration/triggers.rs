@@ -222,7 +222,9 @@ impl Triggers {
     #[must_use]
     pub fn advise(&self, phase: Phase) -> Advice {
         let exceeded = self.exceeded_since.iter().flatten().count();
-        match (phase.next(), phase.previous()) {
+        // What is measured here is no reason to leave SQLite: that is a matter of how the log is to be kept.
+        let next = phase.next().filter(|next| *next < Phase::ZenohStorage);
+        match (next, phase.previous()) {
             (Some(next), _) if exceeded > 0 => Advice {
                 towards: Some(next),
                 text: format!(

@@ -274,6 +274,20 @@ async fn copy_in(
     Ok(Found::Copy(copy))
 }
 
+/// The status of a move of which nothing is known yet.
+fn begun(log: &NodeLog, moving: &Move) -> MoveStatus {
+    MoveStatus {
+        stage: Stage::Copying,
+        from: log.place(),
+        to: moving.to.clone(),
+        copied: 0,
+        head: log.tail().head().0,
+        per_second: 0.0,
+        seconds_left: None,
+        trouble: None,
+    }
+}
+
 fn sealed_for(to: &LogPlace) -> String {
     format!("the log that was here went over to {to}; append there")
 }
@@ -287,12 +301,13 @@ impl Mover {
         stop: CancellationToken,
     ) -> Self {
         let Opened { log, whereabouts } = opened;
+        let status = whereabouts.moving.as_ref().map(|moving| begun(&log, moving));
         Self(Arc::new(Shared {
             log,
             places,
             data,
             whereabouts: Mutex::new(whereabouts),
-            status: watch::Sender::new(None),
+            status: watch::Sender::new(status),
             pause: Mutex::default(),
             cancel: Mutex::default(),
             mirror: Mutex::default(),
@@ -415,6 +430,7 @@ impl Mover {
 
     async fn carry_out(&self, moving: Move, mut first: bool) -> Result<JournalStep, MoveError> {
         self.stop_mirror().await;
+        self.0.status.send_replace(Some(begun(&self.0.log, &moving)));
         loop {
             let error = match self.try_move(&moving).await {
                 Ok(step) => return Ok(step),

@@ -128,6 +128,12 @@ impl NodeLog {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tail.close();
+    }
+}
+
 /// What is said to those who waited in vain.
 fn going_over() -> String {
     format!("it is going over to another place, and {PATIENCE:?} weren't enough; try again")
