@@ -296,7 +296,9 @@ mutant "storage: what is read isn't compared with what was folded" $storage/stor
 mutant "storage: a snapshot is gone on from whatever the log holds" $storage/follow.rs \
   "check_last(log, &state).await?;" "" "${slots[@]}"
 mutant "storage: a put without a reply is told as never made" $storage/committer.rs \
-  "tries.in_limbo = true;" "" "${slots[@]}"
+  "(tries.in_limbo, tries.unheard) = (true, true);" "tries.unheard = true;" "${slots[@]}"
+mutant "storage: a mark that was found is told as never made" $storage/committer.rs \
+  "append_error(&trouble, tries.unheard)" "append_error(&trouble, tries.in_limbo)" "${slots[@]}" patience
 mutant "storage: a further try gives events other ids" $storage/committer.rs \
   "event.event_id.get_or_insert_with(EventId::generate);" "let _ = event;" "${slots[@]}"
 mutant "storage: a node dozes on when it is given a hint" $storage/store.rs \
@@ -337,7 +339,7 @@ mutant "storage: a copy has no journal" $storage/own.rs \
   "match store.copy_journal(journal).await {" \
   "match store.copy_journal(journal.into_iter().take(0).collect()).await {" "${slots[@]}" moves
 mutant "storage: a node that is late tries every slot" $storage/committer.rs \
-  "self.overtake(tries).await?;" "" "${slots[@]}" patience
+  "(tries.in_limbo, tries.late) = (false, true);" "tries.in_limbo = false;" "${slots[@]}" patience
 mutant "storage: a node that is always late tries on without end" $storage/committer.rs \
   "Ok(Ok(_)) if Instant::now() < deadline => Ok(())," "Ok(Ok(_)) => Ok(())," "${slots[@]}" patience
 mutant "storage: a put is waited for without end" $storage/committer.rs \

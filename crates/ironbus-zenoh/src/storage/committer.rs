@@ -207,6 +207,9 @@ impl Committer {
         let mut tries = Tries::new(self.patience);
         let appends: Vec<&Append> = group.iter().map(|(append, _)| append).collect();
         let ended = loop {
+            if let Err(trouble) = self.overtake(&mut tries).await {
+                break Err(trouble);
+            }
             let round =
                 plan(&self.shared.state.read(), appends.iter().copied(), self.writer, Timestamp::now());
             match self.try_round(round.batch.as_ref(), round.needs_a_look(), &mut tries).await {
@@ -224,13 +227,16 @@ impl Committer {
     /// Writes a mark into the log, once.
     async fn mark(&mut self, mark: &Mark) -> Result<Marked, Refused> {
         let mut tries = Tries::new(self.patience);
+        // What was put and not heard of may stand, whatever is known of its slot since.
+        let error = |trouble: Trouble, tries: &Tries| append_error(&trouble, tries.unheard);
         loop {
+            self.overtake(&mut tries).await.map_err(|trouble| error(trouble, &tries))?;
             let (batch, refused) = match self.plan_mark(mark) {
                 Ok(batch) => (batch, None),
                 Err(refused) => (None, Some(refused)),
             };
             let ended = self.try_round(batch.as_ref(), batch.is_none(), &mut tries).await;
-            let written = match ended.map_err(|trouble| append_error(&trouble, tries.in_limbo))? {
+            let written = match ended.map_err(|trouble| error(trouble, &tries))? {
                 Ended::Stands => refused.map_or(Ok(batch), Err)?,
                 // The other marks are found in the state that they lead to; a step leads to one that refuses it.
                 Ended::Anew(Some(held)) if self.is_own_step(&held, mark) => Some(held),
@@ -301,8 +307,7 @@ impl Committer {
             Turn::Fold(existing) => {
                 self.fold(existing.clone())?;
                 // Whatever was put into that slot before has not won it, or was folded just now.
-                tries.in_limbo = false;
-                self.overtake(tries).await?;
+                (tries.in_limbo, tries.late) = (false, true);
                 Ok(Ended::Anew(Some(existing)))
             }
             Turn::Look => unreachable!("a look has been taken"),
@@ -310,9 +315,12 @@ impl Committer {
         }
     }
 
-    /// After another node was quicker: folds all that others have committed meanwhile, because a try for every slot of
+    /// Where another node was quicker: folds all that others have committed meanwhile, because a try for every slot of
     /// theirs would be late for each of them.
     async fn overtake(&mut self, tries: &mut Tries) -> Result<(), Trouble> {
+        if !std::mem::take(&mut tries.late) {
+            return Ok(());
+        }
         let deadline = tries.deadline;
         match tokio::time::timeout_at(deadline, self.catch_up()).await {
             Ok(Ok(_)) if Instant::now() < deadline => Ok(()),
@@ -336,12 +344,12 @@ impl Committer {
     async fn put(&self, batch: &Batch, tries: &mut Tries) -> Result<Tried<Batch>, Trouble> {
         let put = self.shared.log.commit(batch.slot, batch.encode());
         // It may come through later than anybody waits for it.
-        let late = |_| Committed::Unknown(tries.late());
+        let late = |_| Committed::Unknown(tries.no_answer());
         match tokio::time::timeout_at(tries.deadline, put).await.unwrap_or_else(late) {
             Committed::Won => Ok(Tried::Won),
             Committed::Lost(bytes) => follow::decode(batch.slot, bytes).await.map(Tried::Holds),
             Committed::Unknown(error) => {
-                tries.in_limbo = true;
+                (tries.in_limbo, tries.unheard) = (true, true);
                 tries.error = Some(error);
                 Ok(Tried::Unknown)
             }
@@ -388,27 +396,39 @@ struct Tries {
     error: Option<LogError>,
     /// Whether a batch of this round may be in its slot or come to be there, unknown to us.
     in_limbo: bool,
+    /// Whether any batch was put of which nothing was heard.
+    unheard: bool,
+    /// Whether another batch was in the slot that was tried last.
+    late: bool,
 }
 
 impl Tries {
     fn new(patience: Duration) -> Self {
         let deadline = Instant::now() + patience;
-        Self { patience, deadline, pause: FIRST_PAUSE, error: None, in_limbo: false }
+        Self {
+            patience,
+            deadline,
+            pause: FIRST_PAUSE,
+            error: None,
+            in_limbo: false,
+            unheard: false,
+            late: false,
+        }
     }
 
-    fn late(&self) -> LogError {
+    fn no_answer(&self) -> LogError {
         LogError::new("the next slot", format!("nothing is known of it after {:?}", self.patience))
     }
 
     /// An answer that comes after all patience is none.
     async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-        let late = |_| Err(Trouble::Away(self.late()));
+        let late = |_| Err(Trouble::Away(self.no_answer()));
         tokio::time::timeout_at(self.deadline, answer).await.unwrap_or_else(late)
     }
 
     async fn pause(&mut self) -> Result<(), Trouble> {
         if Instant::now() + self.pause > self.deadline {
-            return Err(Trouble::Away(self.error.take().unwrap_or_else(|| self.late())));
+            return Err(Trouble::Away(self.error.take().unwrap_or_else(|| self.no_answer())));
         }
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LAST_PAUSE);

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use ironbus::EventFilter;
 use ironbus::event::{Epoch, Position, Sequence};
-use ironbus::store::{AppendError, EventStore, ReadError};
+use ironbus::store::{AppendError, EventStore, Journal, NewStep, Phase, ReadError};
+use ironbus::{EventFilter, Json};
 use ironbus_testkit::{numbered, within};
 use ironbus_zenoh::storage::memory::{Asked, Fault};
 use ironbus_zenoh::storage::{MemoryLog, Slot, StorageOptions};
@@ -198,4 +198,31 @@ async fn a_slot_that_many_want_at_once_is_read_once() {
     gate.add_permits(100);
     let again = within("it is answered", store.load(&crate::support::todo(), Sequence(0), 10)).await;
     assert_eq!(again.expect("it can be read").events.len(), 2);
+}
+
+/// A put of which nothing is heard, which a look finds, and then the log is away.
+fn lose_all_but_a_look(log: &MemoryLog) {
+    let asked = AtomicUsize::new(0);
+    log.break_with(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => Fault::ReplyLost,
+        1 => Fault::None,
+        _ => Fault::Dropped,
+    });
+}
+
+#[tokio::test]
+async fn what_was_found_before_the_log_went_away_is_not_told_as_never_written() {
+    let log = Arc::new(MemoryLog::default());
+    let store = node(&log).await;
+    lose_all_but_a_look(&log);
+    assert_eq!(ok(&store, any([numbered(1)])).await.head, Position(1));
+    lose_all_but_a_look(&log);
+    let (by, reason, figures) = ("ann".into(), "to see".into(), Json::empty_object());
+    let step = NewStep { from: Phase::Broadcast, to: Phase::Dual, by, reason, figures };
+    assert_eq!(store.record(step).await.expect("it was found").step, 1);
+    lose_all_but_a_look(&log);
+    let sealed = store.seal_epoch(Epoch(1), "").await;
+    assert!(matches!(sealed, Ok(_) | Err(AppendError::Unknown(_))), "{sealed:?}");
+    log.mend();
+    assert_eq!(log.filled(), 4);
 }
