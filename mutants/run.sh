@@ -285,7 +285,7 @@ mutant "storage: an empty slot after a lost reply ends the round" $storage/plan.
 mutant "storage: a refusal is told on what the node knows" $storage/plan.rs \
   "self.batch.is_none() && self.answers" "self.batch.is_some() && self.answers" "${slots[@]}"
 mutant "storage: a sealed log accepts appends" $storage/plan.rs \
-  "if !self.state.is_sealed() {" "if !self.state.is_sealed() || self.state.head().0 > 0 {" "${slots[@]}"
+  "match closed(self.state) {" "match closed(self.state).filter(|_| self.state.head().0 == 0) {" "${slots[@]}"
 mutant "storage: a lost slot is filled again" $storage/follow.rs \
   "log.beyond(state.next()).await?" "None::<Slot>" "${slots[@]}"
 mutant "storage: the hash isn't compared with the events" $storage/state.rs \
