@@ -274,7 +274,8 @@ mutant "the bus leaves while somebody listens" crates/ironbus-zenoh/src/bus.rs \
             *subscriber = None;
         }" "        *subscriber = None;" -p ironbus-zenoh --test nodes raw
 storage=crates/ironbus-zenoh/src/storage
-slots=(-p ironbus-zenoh --test storage --lib storage)
+slots=(-p ironbus-zenoh --test storage)
+slot_models=(-p ironbus-zenoh --lib storage)
 mutant "storage: the version is checked before the event ids" $storage/plan.rs \
   "        let refused = match self.stored_before(append) {" \
   "        if let Err(error) = self.check_versions(append) { return Answer::Refused(error); }

@@ -22,8 +22,8 @@ use super::plan::{
     self, Answer, Refused, Round, Tried, Turn, after_commit, after_look, begin_epoch, copy,
     follow as becoming, open_copy, plan, seal,
 };
-use super::state::{Fault, State};
-use super::store::{Pace, Shared};
+use super::state::{Fault, SnapshotWriter, State};
+use super::store::{Pace, Shared, StorageOptions};
 
 pub(super) enum Command {
     Append(Append, oneshot::Sender<Result<Appended, AppendError>>),
@@ -52,7 +52,7 @@ pub(super) struct Marked {
     pub(super) step: Option<JournalStep>,
 }
 
-/// One batch takes no more than this; what waits beyond it goes into the next.
+/// Once a batch has so much, what waits beyond it goes into the next.
 const GROUP_EVENTS: usize = 4096;
 const GROUP_BYTES: usize = 8 << 20;
 
@@ -92,15 +92,15 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>, patience: Duration, pace: Pace, snapshot_every: u64) -> Self {
-        let last_snapshot = shared.state.read().next();
+    /// `from` is the slot of the latest snapshot.
+    pub(super) fn new(shared: Arc<Shared>, options: &StorageOptions, from: Slot) -> Self {
         Self {
             shared,
             writer: Uuid::new_v4(),
-            patience,
-            pace,
-            snapshot_every,
-            last_snapshot,
+            patience: options.patience,
+            pace: options.pace,
+            snapshot_every: options.snapshot_every,
+            last_snapshot: from,
             snapshot: None,
             in_trouble: false,
         }
@@ -181,7 +181,7 @@ impl Committer {
     async fn catch_up(&mut self) -> Result<u64, Trouble> {
         let shared = Arc::clone(&self.shared);
         let next = shared.state.read().next();
-        follow::forward(&*shared.log, next, |batch| shared.fold(batch)).await
+        follow::forward(&*shared.log, next, self.patience, |batch| shared.fold(batch)).await
     }
 
     /// Answers who wants to know all that is committed by now.
@@ -204,8 +204,8 @@ impl Committer {
         for event in group.iter_mut().flat_map(|(append, _)| &mut append.writes).flat_map(|w| &mut w.events) {
             event.event_id.get_or_insert_with(EventId::generate);
         }
-        let appends: Vec<&Append> = group.iter().map(|(append, _)| append).collect();
         let mut tries = Tries::new(self.patience);
+        let appends: Vec<&Append> = group.iter().map(|(append, _)| append).collect();
         let ended = loop {
             let round =
                 plan(&self.shared.state.read(), appends.iter().copied(), self.writer, Timestamp::now());
@@ -281,7 +281,7 @@ impl Committer {
         };
         if turn == Turn::Look {
             let next = self.shared.state.read().next();
-            turn = match follow::read(&*self.shared.log, next).await {
+            turn = match tries.in_time(follow::read(&*self.shared.log, next)).await {
                 Ok(found) => after_look(batch.is_some(), found),
                 Err(Trouble::Away(error)) => {
                     tries.error = Some(error);
@@ -302,7 +302,7 @@ impl Committer {
                 self.fold(existing.clone())?;
                 // Whatever was put into that slot before has not won it, or was folded just now.
                 tries.in_limbo = false;
-                tries.begin_anew();
+                self.overtake(tries).await?;
                 Ok(Ended::Anew(Some(existing)))
             }
             Turn::Look => unreachable!("a look has been taken"),
@@ -310,13 +310,36 @@ impl Committer {
         }
     }
 
-    async fn put(&self, batch: &Batch, tries: &mut Tries) -> Result<Tried<Batch>, Trouble> {
-        match self.shared.log.commit(batch.slot, batch.encode()).await {
-            Committed::Won => Ok(Tried::Won),
-            Committed::Lost(bytes) => {
-                let held = Batch::decode(batch.slot, bytes).map_err(Fault::from);
-                held.map(Tried::Holds).map_err(Trouble::damaged(batch.slot))
+    /// After another node was quicker: folds all that others have committed meanwhile, because a try for every slot of
+    /// theirs would be late for each of them.
+    async fn overtake(&mut self, tries: &mut Tries) -> Result<(), Trouble> {
+        let deadline = tries.deadline;
+        match tokio::time::timeout_at(deadline, self.catch_up()).await {
+            Ok(Ok(_)) if Instant::now() < deadline => Ok(()),
+            Ok(Err(Trouble::Away(error))) => {
+                tries.error = Some(error);
+                tries.pause().await
             }
+            Ok(Err(damaged)) => Err(damaged),
+            Ok(Ok(_)) | Err(_) => {
+                let patience = self.patience;
+                Err(Trouble::Away(LogError::new(
+                    "the next slot",
+                    format!(
+                        "other nodes were quicker for {patience:?}; append through one of them, or try again"
+                    ),
+                )))
+            }
+        }
+    }
+
+    async fn put(&self, batch: &Batch, tries: &mut Tries) -> Result<Tried<Batch>, Trouble> {
+        let put = self.shared.log.commit(batch.slot, batch.encode());
+        // It may come through later than anybody waits for it.
+        let late = |_| Committed::Unknown(tries.late());
+        match tokio::time::timeout_at(tries.deadline, put).await.unwrap_or_else(late) {
+            Committed::Won => Ok(Tried::Won),
+            Committed::Lost(bytes) => follow::decode(batch.slot, bytes).await.map(Tried::Holds),
             Committed::Unknown(error) => {
                 tries.in_limbo = true;
                 tries.error = Some(error);
@@ -344,8 +367,9 @@ impl Committer {
         self.snapshot = Some(tokio::spawn(async move {
             let encoding = Arc::clone(&shared);
             let encoded = tokio::task::spawn_blocking(move || {
-                let state = encoding.state.read();
-                (state.next(), state.snapshot())
+                let mut writer = SnapshotWriter::begin(&encoding.state.read());
+                while writer.more(&encoding.state.read()) {}
+                writer.end()
             });
             let Ok((before, bytes)) = encoded.await else { return };
             if let Err(error) = shared.log.keep_snapshot(before, bytes).await {
@@ -355,7 +379,7 @@ impl Committer {
     }
 }
 
-/// How long a round has been tried.
+/// How long an append, or a mark, has been tried: whoever made it is answered in time, whatever the log does.
 struct Tries {
     patience: Duration,
     deadline: Instant,
@@ -372,19 +396,19 @@ impl Tries {
         Self { patience, deadline, pause: FIRST_PAUSE, error: None, in_limbo: false }
     }
 
-    /// The log answers: patience begins anew.
-    fn begin_anew(&mut self) {
-        self.deadline = Instant::now() + self.patience;
-        self.pause = FIRST_PAUSE;
+    fn late(&self) -> LogError {
+        LogError::new("the next slot", format!("nothing is known of it after {:?}", self.patience))
+    }
+
+    /// An answer that comes after all patience is none.
+    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+        let late = |_| Err(Trouble::Away(self.late()));
+        tokio::time::timeout_at(self.deadline, answer).await.unwrap_or_else(late)
     }
 
     async fn pause(&mut self) -> Result<(), Trouble> {
         if Instant::now() + self.pause > self.deadline {
-            let patience = self.patience;
-            let error = self.error.take();
-            return Err(Trouble::Away(error.unwrap_or_else(|| {
-                LogError::new("the next slot", format!("nothing is known of it after {patience:?}"))
-            })));
+            return Err(Trouble::Away(self.error.take().unwrap_or_else(|| self.late())));
         }
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LAST_PAUSE);

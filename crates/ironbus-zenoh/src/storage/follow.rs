@@ -1,5 +1,8 @@
 //! Folding the log forward: at a start, and whenever others may have committed.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
 use super::batch::Batch;
@@ -7,8 +10,14 @@ use super::bytes::Damage;
 use super::log::{CommitLog, LogError, Slot};
 use super::state::{Fault, State};
 
-/// How many slots are read ahead when there is much to catch up with.
+/// How many slots are read ahead, at the most, when there is much to catch up with.
 const READ_AHEAD: usize = 16;
+
+/// How long a verification waits for one answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An object that is larger than this is decoded on a thread of its own.
+const LARGE: usize = 256 << 10;
 
 /// Why the log can't be folded further.
 #[derive(Debug, thiserror::Error)]
@@ -51,52 +60,90 @@ pub(super) async fn read(log: &dyn CommitLog, slot: Slot) -> Result<Option<Batch
         read => read?,
     };
     let Some(bytes) = bytes else { return Ok(None) };
-    let batch = Batch::decode(slot, bytes).map_err(Fault::from).map_err(Trouble::damaged(slot))?;
-    Ok(Some(batch))
+    decode(slot, bytes).await.map(Some)
 }
 
-/// Hands every batch from `next` on to `fold`, in order, until a slot is empty. Says how many there were.
+/// What an object says that a slot holds.
+pub(super) async fn decode(slot: Slot, bytes: Bytes) -> Result<Batch, Trouble> {
+    let decoded = if bytes.len() > LARGE {
+        let work = tokio::task::spawn_blocking(move || Batch::decode(slot, bytes));
+        work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    } else {
+        Batch::decode(slot, bytes)
+    };
+    decoded.map_err(Fault::from).map_err(Trouble::damaged(slot))
+}
+
+/// An answer that takes longer than `patience` is none.
+pub(super) async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    let late = |_| {
+        let waited = format!("it hasn't answered within {patience:?}");
+        Err(Trouble::Away(LogError::new("the log", waited)))
+    };
+    tokio::time::timeout(patience, answer).await.unwrap_or_else(late)
+}
+
+/// Hands every batch from `next` on to `fold`, in order, until a slot is empty. Says how many there were. No read may
+/// take longer than `patience`.
 pub(super) async fn forward(
     log: &dyn CommitLog,
     next: Slot,
+    patience: Duration,
     mut fold: impl FnMut(Batch) -> Result<(), Fault>,
 ) -> Result<u64, Trouble> {
-    // Mostly there is nothing: one look says so.
-    let Some(first) = read(log, next).await? else { return Ok(0) };
-    fold(first).map_err(Trouble::damaged(next))?;
-    let mut folded = 1;
-    let slots = stream::iter(next.0 + 1..).map(|slot| read(log, Slot(slot)));
-    let mut batches = std::pin::pin!(slots.buffered(READ_AHEAD));
-    while let Some(Some(batch)) = batches.next().await.transpose()? {
-        let slot = batch.slot;
-        fold(batch).map_err(Trouble::damaged(slot))?;
-        folded += 1;
+    let (mut folded, mut ahead) = (0, 1);
+    // Mostly there is nothing, and one look says so. The more there was, the more is read at once.
+    loop {
+        let first = next.0 + folded;
+        let slots = stream::iter(first..first + ahead).map(|slot| in_time(patience, read(log, Slot(slot))));
+        let mut batches = std::pin::pin!(slots.buffered(READ_AHEAD));
+        while let Some(found) = batches.next().await {
+            let Some(batch) = found? else { return Ok(folded) };
+            let slot = batch.slot;
+            fold(batch).map_err(Trouble::damaged(slot))?;
+            folded += 1;
+        }
+        ahead = (2 * ahead).min(READ_AHEAD as u64);
     }
-    Ok(folded)
+}
+
+/// What a start found.
+pub(super) struct Started {
+    pub(super) state: State,
+    /// The slot of the snapshot that it began from; the first where there was none.
+    pub(super) from: Slot,
 }
 
 /// The state after all slots: from the latest snapshot that is sound, else from the first slot. `None` for a
 /// log that hasn't begun.
-pub(super) async fn start(log: &dyn CommitLog, use_snapshots: bool) -> Result<Option<State>, Trouble> {
+pub(super) async fn start(
+    log: &dyn CommitLog,
+    use_snapshots: bool,
+    patience: Duration,
+) -> Result<Option<Started>, Trouble> {
     let snapshot = if use_snapshots { from_snapshot(log).await? } else { None };
+    let from = snapshot.as_ref().map_or(Slot(0), State::next);
     let mut state = match snapshot {
         Some(state) => state,
-        None => match read(log, Slot(0)).await? {
+        None => match in_time(patience, read(log, Slot(0))).await? {
             Some(batch) => State::begin(&batch).map_err(Trouble::damaged(Slot(0)))?,
             None => match log.beyond(Slot(0)).await? {
                 Some(later) if log.read(Slot(0)).await?.is_none() => {
                     return Err(Trouble::Missing { missing: Slot(0), later });
                 }
-                Some(_) => return Box::pin(start(log, use_snapshots)).await,
+                Some(_) => return Box::pin(start(log, use_snapshots, patience)).await,
                 None => return Ok(None),
             },
         },
     };
     loop {
-        forward(log, state.next(), |batch| state.fold(&batch)).await?;
+        forward(log, state.next(), patience, |batch| state.fold(&batch)).await?;
         // Nothing is ever put behind an empty slot: one that is empty before another was lost, and filling it
         // would make a second history of it.
-        let Some(later) = log.beyond(state.next()).await? else { return Ok(Some(state)) };
+        let Some(later) = log.beyond(state.next()).await? else { return Ok(Some(Started { state, from })) };
         if log.read(state.next()).await?.is_none() {
             return Err(Trouble::Missing { missing: state.next(), later });
         }
@@ -105,18 +152,29 @@ pub(super) async fn start(log: &dyn CommitLog, use_snapshots: bool) -> Result<Op
 
 async fn from_snapshot(log: &dyn CommitLog) -> Result<Option<State>, Trouble> {
     for before in log.snapshots().await? {
-        let Some(bytes) = log.snapshot(before).await? else { continue };
-        match State::restore(before, bytes) {
+        let restored = match log.snapshot(before).await {
+            Ok(Some(bytes)) => restore(before, bytes).await,
+            Ok(None) => continue,
+            Err(error) => Err(error.to_string()),
+        };
+        match restored {
             Ok(state) => {
                 check_last(log, &state).await?;
                 return Ok(Some(state));
             }
-            Err(damage) => {
-                tracing::warn!(%before, %damage, "a snapshot of the log's state is left out");
+            Err(reason) => {
+                tracing::warn!(%before, reason, "a snapshot of the log's state is left out; the start takes longer");
             }
         }
     }
     Ok(None)
+}
+
+/// On a thread of its own: it may be large.
+async fn restore(before: Slot, bytes: Bytes) -> Result<State, String> {
+    let work = tokio::task::spawn_blocking(move || State::restore(before, bytes));
+    let restored = work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    restored.map_err(|damage| damage.to_string())
 }
 
 /// A snapshot may outlive the end of a log that was restored from an older copy: then it isn't gone on from.
@@ -153,7 +211,8 @@ pub struct StorageVerification {
 ///
 /// [`Trouble`] with the first slot that is wrong. `Ok(None)` where no log has begun.
 pub async fn verify(log: &dyn CommitLog) -> Result<Option<StorageVerification>, Trouble> {
-    Ok(start(log, false).await?.map(|state| StorageVerification {
+    let started = start(log, false, PATIENCE).await?;
+    Ok(started.map(|Started { state, .. }| StorageVerification {
         store_id: state.store_id(),
         epoch: state.epoch(),
         sealed: state.is_sealed(),

@@ -30,6 +30,8 @@ pub enum Asked {
     Put(Slot),
     /// A read of this slot.
     Read(Slot),
+    /// A read of the snapshot of the slots before this one.
+    Snapshot(Slot),
 }
 
 type Faults = Box<dyn FnMut(Asked) -> Fault + Send>;
@@ -128,7 +130,10 @@ impl CommitLog for MemoryLog {
     }
 
     async fn snapshot(&self, before: Slot) -> Result<Option<Bytes>, LogError> {
-        Ok(self.snapshots.lock().get(&before).cloned())
+        match self.fault(Asked::Snapshot(before)) {
+            Fault::None => Ok(self.snapshots.lock().get(&before).cloned()),
+            _ => Err(LogError::new(format!("the snapshot before slot {before}"), "no reply")),
+        }
     }
 
     async fn keep_snapshot(&self, before: Slot, snapshot: Bytes) -> Result<(), LogError> {

@@ -6,6 +6,7 @@
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +21,9 @@ use super::log::{CommitLog, Committed, LogError, Slot};
 /// How many snapshots are kept: the latest, and one more in case that it turns out damaged.
 const SNAPSHOTS: usize = 2;
 
+/// How large the parts are in which a snapshot is put.
+const PART: usize = 8 << 20;
+
 /// A log in an object store, under one prefix.
 #[derive(Clone, Debug)]
 pub struct ObjectLog {
@@ -27,6 +31,8 @@ pub struct ObjectLog {
     prefix: Path,
     /// The folder, if it is one.
     folder: Option<PathBuf>,
+    /// Whether a slot may be in the folder without being synced to the disk.
+    unsynced: Arc<AtomicBool>,
 }
 
 /// Why an object store can't hold a log.
@@ -75,10 +81,15 @@ impl ObjectLog {
     ///
     /// [`ProbeError`] with what to do.
     pub async fn open(store: Arc<dyn ObjectStore>, prefix: &str) -> Result<Self, ProbeError> {
-        Self::open_probed(Self { store, prefix: Path::from(prefix), folder: None }).await
+        Self::open_probed(store, Path::from(prefix), None).await
     }
 
-    async fn open_probed(log: Self) -> Result<Self, ProbeError> {
+    async fn open_probed(
+        store: Arc<dyn ObjectStore>,
+        prefix: Path,
+        folder: Option<PathBuf>,
+    ) -> Result<Self, ProbeError> {
+        let log = Self { store, prefix, folder, unsynced: Arc::default() };
         log.probe().await?;
         Ok(log)
     }
@@ -94,8 +105,7 @@ impl ObjectLog {
         std::fs::create_dir_all(folder).map_err(refused)?;
         let unusable = |source| ProbeError::Unusable { store: folder.display().to_string(), source };
         let store = LocalFileSystem::new_with_prefix(folder).map_err(unusable)?.with_fsync(true);
-        let folder = Some(folder.to_path_buf());
-        Self::open_probed(Self { store: Arc::new(store), prefix: Path::default(), folder }).await
+        Self::open_probed(Arc::new(store), Path::default(), Some(folder.to_path_buf())).await
     }
 
     /// Creates one object twice.
@@ -130,12 +140,48 @@ impl ObjectLog {
         self.store.put_opts(path, PutPayload::from_bytes(bytes), options).await.map(drop)
     }
 
+    /// Puts a large object in parts, each of which may take as long as a request may.
+    async fn put_in_parts(&self, path: &Path, mut bytes: Bytes) -> Result<(), Error> {
+        if bytes.len() <= PART {
+            return self.store.put(path, bytes.into()).await.map(drop);
+        }
+        let mut upload = self.store.put_multipart(path).await?;
+        while !bytes.is_empty() {
+            let part = bytes.split_to(PART.min(bytes.len()));
+            if let Err(error) = upload.put_part(part.into()).await {
+                if let Err(left) = upload.abort().await {
+                    tracing::debug!(%path, error = %left, "an upload that failed could not be taken back");
+                }
+                return Err(error);
+            }
+        }
+        upload.complete().await.map(drop)
+    }
+
     async fn get(&self, path: &Path) -> Result<Option<Bytes>, Error> {
         match self.store.get(path).await {
             Ok(object) => object.bytes().await.map(Some),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// After a put that failed, what it has left in a folder may not be on the disk yet; nobody is to rely on it before.
+    async fn sync_folder(&self) -> Result<(), Error> {
+        let Some(folder) = self.folder.as_ref().filter(|_| self.unsynced.load(Ordering::Acquire)) else {
+            return Ok(());
+        };
+        let slots = folder.join("log");
+        let work = move || match std::fs::File::open(slots) {
+            Ok(slots) => slots.sync_all(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        let synced = tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other);
+        let failed = |source: std::io::Error| Error::Generic { store: "folder", source: source.into() };
+        synced.and_then(|synced| synced).map_err(failed)?;
+        self.unsynced.store(false, Ordering::Release);
+        Ok(())
     }
 
     fn under(&self, name: &str) -> Path {
@@ -152,6 +198,17 @@ impl ObjectLog {
     }
 }
 
+/// A put that hasn't been answered; nobody may wait for it any more.
+struct Unsure<'a>(Option<&'a AtomicBool>);
+
+impl Drop for Unsure<'_> {
+    fn drop(&mut self) {
+        if let Some(unsynced) = self.0 {
+            unsynced.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// Whether an object wasn't created because it is there.
 fn is_there(error: &Error) -> bool {
     matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. })
@@ -165,13 +222,18 @@ fn slot_of(path: &Path) -> Option<Slot> {
 impl CommitLog for ObjectLog {
     async fn commit(&self, slot: Slot, batch: Bytes) -> Committed {
         let path = self.at("log", slot);
+        let mut unsure = Unsure(Some(&self.unsynced));
         let error = match self.create(&path, batch).await {
-            Ok(()) => return Committed::Won,
+            Ok(()) => {
+                unsure.0 = None;
+                return Committed::Won;
+            }
             Err(error) => error,
         };
         if !is_there(&error) {
             return Committed::Unknown(self.error(&path, error));
         }
+        unsure.0 = None;
         match self.get(&path).await {
             Ok(Some(held)) => Committed::Lost(held),
             // It was said to be there: whoever says so can't tell what became of the batch.
@@ -182,6 +244,7 @@ impl CommitLog for ObjectLog {
 
     async fn read(&self, slot: Slot) -> Result<Option<Bytes>, LogError> {
         let path = self.at("log", slot);
+        self.sync_folder().await.map_err(|error| self.error(&path, error))?;
         self.get(&path).await.map_err(|error| self.error(&path, error))
     }
 
@@ -216,12 +279,8 @@ impl CommitLog for ObjectLog {
 
     async fn keep_snapshot(&self, before: Slot, snapshot: Bytes) -> Result<(), LogError> {
         let path = self.at("snapshot", before);
-        match self.create(&path, snapshot).await {
-            Ok(()) => {}
-            // Another node has kept the same.
-            Err(error) if is_there(&error) => {}
-            Err(error) => return Err(self.error(&path, error)),
-        }
+        // Where another node has kept it too, it has kept the same.
+        self.put_in_parts(&path, snapshot).await.map_err(|error| self.error(&path, error))?;
         for old in self.snapshots().await?.into_iter().skip(SNAPSHOTS) {
             let path = self.at("snapshot", old);
             if let Err(error) = self.store.delete(&path).await {

@@ -24,7 +24,8 @@ pub struct S3Options {
     pub credentials: Option<S3Credentials>,
     /// Whether a server may be talked to without TLS. Only for one on this machine.
     pub allow_http: bool,
-    /// How long one request may take.
+    /// How long the server may take to answer, and then to send more of its answer: a large one takes as long as it
+    /// takes.
     pub timeout: Duration,
 }
 
@@ -74,7 +75,11 @@ impl ObjectLog {
     /// [`ProbeError`] with what to do.
     pub async fn open_s3(options: &S3Options) -> Result<Self, ProbeError> {
         provide_tls();
-        let client = ClientOptions::new().with_timeout(options.timeout).with_allow_http(options.allow_http);
+        let client = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(options.timeout)
+            .with_read_timeout(options.timeout)
+            .with_allow_http(options.allow_http);
         // The committing task tries again by itself, and tells its callers when it has lost patience.
         let retry = RetryConfig { max_retries: 1, retry_timeout: options.timeout, ..RetryConfig::default() };
         let mut builder = AmazonS3Builder::from_env()

@@ -609,40 +609,7 @@ impl State {
         Whereabouts { slot: Slot(at as u64), first: before.next(), last, previous, chain }
     }
 
-    /// The state as bytes.
-    pub(super) fn snapshot(&self) -> Bytes {
-        let mut out = Writer::new(SNAPSHOT, SNAPSHOT_FORMAT);
-        out.raw(self.store_id.0.as_bytes());
-        write_lineage(&mut out, &self.lineage);
-        out.u8(u8::from(self.sealed));
-        out.json(&self.why_sealed);
-        out.u8(u8::from(self.copying));
-        out.json(&self.began);
-        out.json(&self.steps);
-        out.i64(self.last_recorded_at);
-        out.count(self.slots.len());
-        for end in &self.slots {
-            out.u64(end.head.0);
-            out.raw(&end.chain);
-        }
-        out.count(self.aggregates.of.len());
-        for (aggregate, _) in &self.aggregates.of {
-            out.text(aggregate.aggregate_type().as_bytes());
-            out.text(aggregate.aggregate_id().as_bytes());
-        }
-        out.count(self.sessions.of.len());
-        self.sessions.of.iter().for_each(|(session, _)| out.text(session.as_str().as_bytes()));
-        out.count(self.places.len());
-        for place in &self.places {
-            out.u32(place.aggregate);
-            out.u32(place.session.map_or(0, |number| number + 1));
-            out.raw(&place.fingerprint);
-            out.raw(place.event_id.0.as_bytes());
-        }
-        out.seal()
-    }
-
-    /// Reads what [`Self::snapshot`] has written, which is of all slots before `before`.
+    /// Reads what a [`SnapshotWriter`] has written, which is of all slots before `before`.
     pub(super) fn restore(before: Slot, bytes: Bytes) -> Result<Self, Damage> {
         let mut from = Reader::open(bytes, SNAPSHOT, SNAPSHOT_FORMAT)?;
         let bad = || Damage::Malformed("it can't be of a log");
@@ -706,6 +673,78 @@ impl State {
     }
 }
 
+/// Writes a state as bytes piece by piece, so that whoever changes it waits for one piece at the most. What it is made
+/// of only grows, so a snapshot is of the state that it was begun with.
+pub(super) struct SnapshotWriter {
+    out: Writer,
+    before: Slot,
+    /// How many slots, aggregates, sessions and places there are to write.
+    counts: [usize; 4],
+    /// Which of them it is at, and how many of those are written.
+    part: usize,
+    written: usize,
+}
+
+impl SnapshotWriter {
+    /// How much is written at a time.
+    const PIECE: usize = 4096;
+
+    pub(super) fn begin(state: &State) -> Self {
+        let mut out = Writer::new(SNAPSHOT, SNAPSHOT_FORMAT);
+        out.raw(state.store_id.0.as_bytes());
+        write_lineage(&mut out, &state.lineage);
+        out.u8(u8::from(state.sealed));
+        out.json(&state.why_sealed);
+        out.u8(u8::from(state.copying));
+        out.json(&state.began);
+        out.json(&state.steps);
+        out.i64(state.last_recorded_at);
+        let counts =
+            [state.slots.len(), state.aggregates.of.len(), state.sessions.of.len(), state.places.len()];
+        out.count(counts[0]);
+        Self { out, before: state.next(), counts, part: 0, written: 0 }
+    }
+
+    /// Writes a piece of the state that it was begun with, which may have grown since. Says whether there is more.
+    pub(super) fn more(&mut self, state: &State) -> bool {
+        let Some(count) = self.counts.get(self.part).copied() else { return false };
+        let piece = self.written..count.min(self.written + Self::PIECE);
+        self.written = piece.end;
+        let out = &mut self.out;
+        match self.part {
+            0 => state.slots[piece].iter().for_each(|end| {
+                out.u64(end.head.0);
+                out.raw(&end.chain);
+            }),
+            1 => state.aggregates.of[piece].iter().for_each(|(aggregate, _)| {
+                out.text(aggregate.aggregate_type().as_bytes());
+                out.text(aggregate.aggregate_id().as_bytes());
+            }),
+            2 => {
+                state.sessions.of[piece].iter().for_each(|(session, _)| out.text(session.as_str().as_bytes()))
+            }
+            _ => state.places[piece].iter().for_each(|place| {
+                out.u32(place.aggregate);
+                out.u32(place.session.map_or(0, |number| number + 1));
+                out.raw(&place.fingerprint);
+                out.raw(place.event_id.0.as_bytes());
+            }),
+        }
+        if self.written == count {
+            (self.part, self.written) = (self.part + 1, 0);
+            if let Some(count) = self.counts.get(self.part) {
+                out.count(*count);
+            }
+        }
+        self.part < self.counts.len()
+    }
+
+    /// The snapshot, which is of all slots before the one that is told.
+    pub(super) fn end(self) -> (Slot, Bytes) {
+        (self.before, self.out.seal())
+    }
+}
+
 fn said(why: &str) -> Option<String> {
     (!why.is_empty()).then(|| why.to_owned())
 }
@@ -764,4 +803,77 @@ fn fingerprint_of(
 
 fn index_of(position: Position) -> Option<usize> {
     usize::try_from(position.0.checked_sub(1)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::plan::plan;
+    use ironbus::key::Entitlement;
+    use ironbus::store::{Append, ExpectedVersion};
+    use ironbus_testkit::{aggregate, numbered};
+    use jiff::Timestamp;
+
+    fn begun() -> State {
+        let start = EpochStart { epoch: Epoch(1), after: Position::START };
+        let lineage = Lineage::new(vec![start]).expect("one epoch ascends");
+        let record = Record::Created { lineage, copy: false };
+        let store_id = StoreId(Uuid::from_u128(1));
+        State::begin(&Batch { store_id, slot: Slot(0), epoch: Epoch(1), writer: Uuid::nil(), record })
+            .expect("a log begins")
+    }
+
+    /// Adds a slot with so many events, each of an aggregate and a session of its own.
+    fn grow(state: &mut State, events: u64) {
+        let first = state.head().0;
+        let append = (first..first + events).fold(Append::default(), |append, n| {
+            let session = SessionId::new(format!("s{n}")).expect("valid");
+            append.and(
+                aggregate("Todo", &n.to_string()),
+                ExpectedVersion::Any,
+                vec![numbered(n).for_session(session)],
+            )
+        });
+        let batch = plan(state, [&append], Uuid::nil(), Timestamp::UNIX_EPOCH).batch.expect("it is new");
+        state.fold(&batch).expect("it follows");
+    }
+
+    #[test]
+    fn a_snapshot_is_of_the_state_that_it_was_begun_with_though_that_grows_meanwhile() {
+        let mut state = begun();
+        for _ in 0..3 {
+            grow(&mut state, 2_000);
+        }
+        let then = state.clone();
+        let mut writer = SnapshotWriter::begin(&state);
+        let mut pieces = 1;
+        while writer.more(&state) {
+            grow(&mut state, 3);
+            pieces += 1;
+        }
+        assert!(pieces > 4, "in {pieces} pieces nobody waits only a moment");
+        let (before, bytes) = writer.end();
+        let restored = State::restore(before, bytes).expect("it is whole");
+        assert_eq!((restored.next(), restored.end()), (then.next(), then.end()));
+        for n in [0, 2_500, 5_999, 6_000] {
+            let id = ironbus_testkit::numbered_id(n);
+            assert_eq!(restored.find(id), then.find(id), "event {n}");
+        }
+        let session = Entitlement::session(SessionId::new("s5999").expect("valid"));
+        let pattern = "events/session/s5999/**".parse().expect("a pattern");
+        let filter = EventFilter::public(pattern).entitled(session);
+        let select = |state: &State| state.select(Position::START, state.head(), &filter, 10);
+        assert_eq!(select(&restored), select(&then));
+    }
+
+    #[test]
+    fn a_snapshot_whose_slots_do_not_begin_with_an_empty_one_is_refused() {
+        let mut state = begun();
+        grow(&mut state, 2);
+        state.slots[0].head = Position(1);
+        let mut writer = SnapshotWriter::begin(&state);
+        while writer.more(&state) {}
+        let (before, bytes) = writer.end();
+        assert!(State::restore(before, bytes).is_err());
+    }
 }

@@ -1,5 +1,6 @@
 //! The event store over a commit log: any number of nodes append to one log, and each follows it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,14 +15,14 @@ use ironbus::store::{
 };
 use ironbus::subscription::{Start, Subscription};
 use ironbus::tail::{RingLimits, Tail};
-use parking_lot::{RwLock, RwLockReadGuard};
-use tokio::sync::{Notify, mpsc, oneshot};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batch::{Batch, Record};
 use super::committer::{Command, Committer, Mark, Marked, read_error};
-use super::follow::{self, Trouble};
+use super::follow::{self, Started, Trouble};
 use super::log::{CommitLog, Committed, LogError, Slot};
 use super::plan::{NotACopy, Refused};
 use super::state::{State, Whereabouts};
@@ -52,7 +53,8 @@ pub struct StorageOptions {
     /// How many bytes of batches are kept in memory for those who read the log. When full, those go that were
     /// least used, and are read again.
     pub cache_bytes: u64,
-    /// How long an append is tried while the log doesn't answer, before its caller is told so.
+    /// How long an append is tried, while the log doesn't answer or other nodes are quicker, before its caller is told
+    /// so; and how long one read of the log may take.
     pub patience: Duration,
     /// How often is looked for what others have committed.
     pub pace: Pace,
@@ -152,6 +154,9 @@ pub(super) struct Shared {
     /// Cancelled when the committing task has ended.
     pub(super) ended: CancellationToken,
     cache: moka::sync::Cache<Slot, Arc<Batch>>,
+    /// The slots that are being read just now: whoever wants one of them too waits for it.
+    flights: Mutex<HashMap<Slot, Arc<OnceCell<Arc<Batch>>>>>,
+    patience: Duration,
     closed: AtomicBool,
 }
 
@@ -162,19 +167,20 @@ impl ZenohStorageEventStore {
     ///
     /// [`StorageOpenError`] with what to do.
     pub async fn open(log: Arc<dyn CommitLog>, options: StorageOptions) -> Result<Self, StorageOpenError> {
-        let state = match follow::start(&*log, true).await? {
-            Some(state) => state,
+        let start = async || follow::start(&*log, true, options.patience).await;
+        let Started { state, from } = match start().await? {
+            Some(started) => started,
             None if options.create => {
                 begin(&*log, options.copy_of.clone()).await?;
-                follow::start(&*log, true).await?.ok_or(StorageOpenError::NoLog)?
+                start().await?.ok_or(StorageOpenError::NoLog)?
             }
             None => return Err(StorageOpenError::NoLog),
         };
-        if let Some(of) = options.copy_of.filter(|of| of.store_id != state.store_id()) {
+        if let Some(of) = options.copy_of.as_ref().filter(|of| of.store_id != state.store_id()) {
             return Err(StorageOpenError::OtherLog { found: state.store_id(), wanted: of.store_id });
         }
         let (epoch, head, owns_tail) = (state.epoch(), state.head(), options.tail.is_none());
-        let tail = options.tail.unwrap_or_else(|| Arc::new(Tail::new(epoch, head, options.ring)));
+        let tail = options.tail.clone().unwrap_or_else(|| Arc::new(Tail::new(epoch, head, options.ring)));
         if !state.is_copying() || !tail.has_log() {
             tail.adopt(epoch, head);
         }
@@ -188,11 +194,12 @@ impl ZenohStorageEventStore {
             hint: Notify::new(),
             ended: CancellationToken::new(),
             cache,
+            flights: Mutex::default(),
+            patience: options.patience,
             closed: AtomicBool::new(false),
         });
         let (commands, waiting) = mpsc::channel(WAITING_APPENDS);
-        let committer =
-            Committer::new(Arc::clone(&shared), options.patience, options.pace, options.snapshot_every);
+        let committer = Committer::new(Arc::clone(&shared), &options, from);
         // It ends when the last handle is dropped, or when it is closed, which waits for it.
         tokio::spawn(committer.run(waiting));
         Ok(Self(Arc::new(Handle { shared, commands })))
@@ -493,27 +500,65 @@ impl Shared {
         slots
     }
 
-    /// A slot's batch, from memory or from the log. What the log has is compared with what was folded, so
-    /// that nothing is served that has changed since.
+    /// A slot's batch, from memory or from the log, which is asked once however many want it.
     pub(super) async fn batch(&self, at: Whereabouts) -> Result<Arc<Batch>, ReadError> {
         if let Some(batch) = self.cache.get(&at.slot) {
             return Ok(batch);
         }
-        let found = follow::read(&*self.log, at.slot).await.map_err(|trouble| read_error(&trouble))?;
+        let cell = Arc::clone(self.flights.lock().entry(at.slot).or_default());
+        let flight = Flight { shared: self, slot: at.slot, cell };
+        flight.cell.get_or_try_init(|| self.read_batch(at)).await.cloned()
+    }
+
+    /// Reads a slot's batch. What the log has is compared with what was folded, event by event through its hash, so
+    /// that nothing is served that has changed since.
+    async fn read_batch(&self, at: Whereabouts) -> Result<Arc<Batch>, ReadError> {
+        let found = follow::in_time(self.patience, follow::read(&*self.log, at.slot)).await;
         let damaged =
             |reason: &str| ReadError::Damaged { place: format!("slot {}", at.slot), reason: reason.into() };
-        let batch = found.ok_or_else(|| damaged("it is missing"))?;
-        let Record::Events { chain, events, .. } = &batch.record else {
-            return Err(damaged("its events are gone"));
-        };
-        let (first, last) = (events.first().map(|e| e.position), events.last().map(|e| e.position));
-        if *chain != at.chain || (first, last) != (Some(at.first), Some(at.last)) {
+        let batch = found.map_err(|trouble| read_error(&trouble))?.ok_or_else(|| damaged("it is missing"))?;
+        let batch = Arc::new(batch);
+        if !is_what_was_folded(&batch, at).await {
             return Err(damaged("it isn't what was folded"));
         }
-        let batch = Arc::new(batch);
         self.remember(Arc::clone(&batch));
         Ok(batch)
     }
+}
+
+/// One who waits for a slot to be read. The last one to leave forgets it.
+struct Flight<'a> {
+    shared: &'a Shared,
+    slot: Slot,
+    cell: Arc<OnceCell<Arc<Batch>>>,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut flights = self.shared.flights.lock();
+        // Its own, and that of the map; whoever joins does so under the lock.
+        if Arc::strong_count(&self.cell) == 2 {
+            flights.remove(&self.slot);
+        }
+    }
+}
+
+/// A batch with more bytes than this is hashed on a thread of its own.
+const LARGE: u32 = 256 << 10;
+
+async fn is_what_was_folded(batch: &Arc<Batch>, at: Whereabouts) -> bool {
+    let compare = move |batch: &Batch| {
+        let Record::Events { previous, chain: after, events } = &batch.record else { return false };
+        let positions = events.iter().map(|event| event.position.0);
+        let hash = events.iter().fold(*previous, |hash, event| chain(&hash, event));
+        (*previous, *after, hash) == (at.previous, at.chain, at.chain) && positions.eq(at.first.0..=at.last.0)
+    };
+    if weigh(batch.events()) <= LARGE {
+        return compare(batch);
+    }
+    let batch = Arc::clone(batch);
+    let work = tokio::task::spawn_blocking(move || compare(&batch));
+    work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 fn weigh(events: &[Arc<StoredEvent>]) -> u32 {

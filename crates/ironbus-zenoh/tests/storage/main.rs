@@ -8,6 +8,7 @@ mod epochs;
 mod faults;
 mod journal;
 mod moves;
+mod patience;
 mod probe;
 mod starts;
 mod support;

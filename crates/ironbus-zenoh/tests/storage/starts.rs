@@ -12,7 +12,7 @@ use ironbus_zenoh::storage::{
     verify,
 };
 
-use crate::support::{any, dozing, exact, node, node_with, ok, todo};
+use crate::support::{Intercepted, any, dozing, exact, node, node_over, node_with, ok, todo};
 
 /// A log of so many slots of two events each, with a snapshot now and then.
 async fn filled(slots: u64) -> Arc<MemoryLog> {
@@ -53,17 +53,72 @@ async fn a_start_reads_only_what_the_snapshot_does_not_hold_and_knows_the_same()
     assert_eq!(unfolded.head, Position(101));
 }
 
+/// Counts the reads of slots that a snapshot would have spared.
+fn count_early_reads(
+    log: &MemoryLog,
+    mut fault: impl FnMut(Asked) -> Fault + Send + 'static,
+) -> Arc<AtomicUsize> {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&reads);
+    log.break_with(move |asked| {
+        if matches!(asked, Asked::Read(slot) if slot < Slot(30)) {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        fault(asked)
+    });
+    reads
+}
+
 #[tokio::test]
 async fn a_damaged_snapshot_is_left_out() {
     let log = filled(50).await;
-    for snapshot in log.snapshots().await.expect("there") {
-        let mut bytes = log.snapshot(snapshot).await.expect("there").expect("there").to_vec();
-        bytes[100] ^= 1;
-        log.keep_snapshot(snapshot, bytes.into()).await.expect("it can be kept");
+    for part in 1..8 {
+        let mut whole = Vec::new();
+        for snapshot in log.snapshots().await.expect("there") {
+            let bytes = log.snapshot(snapshot).await.expect("there").expect("there");
+            let mut flipped = bytes.to_vec();
+            let at = flipped.len() * part / 8;
+            flipped[at] ^= 1;
+            log.keep_snapshot(snapshot, flipped.into()).await.expect("it can be kept");
+            whole.push((snapshot, bytes));
+        }
+        let early = count_early_reads(&log, |_| Fault::None);
+        let store = node(&log).await;
+        assert!(early.load(Ordering::Relaxed) >= 30, "part {part}: a snapshot was taken all the same");
+        log.mend();
+        assert_eq!(store.head().await.expect("it can be reached").position, Position(100));
+        assert_eq!(read_all(&store).await.expect("it can be read").len(), 100);
+        for (snapshot, bytes) in whole {
+            log.keep_snapshot(snapshot, bytes).await.expect("it can be kept");
+        }
     }
+    let early = count_early_reads(&log, |_| Fault::None);
+    node(&log).await;
+    assert_eq!(early.load(Ordering::Relaxed), 0, "a sound one spares them");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_fetched_is_left_out() {
+    let log = filled(50).await;
+    let early = count_early_reads(&log, |asked| match asked {
+        Asked::Snapshot(_) => Fault::Dropped,
+        _ => Fault::None,
+    });
     let store = node(&log).await;
+    assert!(early.load(Ordering::Relaxed) >= 30);
     assert_eq!(store.head().await.expect("it can be reached").position, Position(100));
-    assert_eq!(read_all(&store).await.expect("it can be read").len(), 100);
+}
+
+#[tokio::test]
+async fn a_snapshot_is_due_by_the_slots_since_the_last_one_not_since_the_start() {
+    let log = Arc::new(MemoryLog::default());
+    for n in 0..10 {
+        // Each start sees few slots, all of them together many.
+        let store = node_with(&log, StorageOptions { snapshot_every: 8, ..dozing() }).await;
+        ok(&store, any([numbered(n)])).await;
+        store.close().await;
+    }
+    assert_eq!(log.snapshots().await.expect("there"), [Slot(8)]);
 }
 
 #[tokio::test]
@@ -83,15 +138,28 @@ async fn a_snapshot_of_slots_that_are_gone_is_not_gone_on_from() {
 #[tokio::test]
 async fn of_many_who_begin_one_log_at_once_all_have_the_same() {
     let log = Arc::new(MemoryLog::default());
+    let puts = Arc::new(AtomicUsize::new(0));
+    // All have found nothing before the first of them puts something.
+    let gate = Arc::new(tokio::sync::Barrier::new(8));
     let opened = (0..8).map(|_| {
-        tokio::spawn({
-            let log = Arc::clone(&log);
-            async move { node(&log).await.head().await.expect("it can be reached").store_id }
+        let (gate, puts) = (Arc::clone(&gate), Arc::clone(&puts));
+        let seen = Intercepted::new(&log, move |asked| {
+            let (gate, puts) = (Arc::clone(&gate), Arc::clone(&puts));
+            async move {
+                if asked == Asked::Put(Slot(0)) {
+                    puts.fetch_add(1, Ordering::Relaxed);
+                    gate.wait().await;
+                }
+            }
+        });
+        tokio::spawn(async move {
+            node_over(seen, dozing()).await.head().await.expect("it can be reached").store_id
         })
     });
-    let ids = futures_util::future::join_all(opened).await;
+    let ids = within("all of them open it", futures_util::future::join_all(opened)).await;
     let ids: Vec<_> = ids.into_iter().map(|id| id.expect("no panic")).collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!((puts.load(Ordering::Relaxed), log.filled()), (8, 1));
 }
 
 #[tokio::test]

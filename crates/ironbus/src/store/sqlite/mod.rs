@@ -300,7 +300,8 @@ impl SqliteEventStore {
         let writer = self.0.writer.as_ref().ok_or(AppendError::ReadOnly)?;
         let (reply, answer) = oneshot::channel();
         writer.send(Command::Mark(mark, reply)).await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        // The writer ended before it answered: the mark may be in the file.
+        answer.await.map_err(|_| AppendError::Unknown("the writer ended before it answered".into()))?
     }
 
     /// Accepts no append any more, because another store node has the log in a later epoch; `reason` says
