@@ -721,7 +721,9 @@ impl SnapshotWriter {
                 out.text(aggregate.aggregate_id().as_bytes());
             }),
             2 => {
-                state.sessions.of[piece].iter().for_each(|(session, _)| out.text(session.as_str().as_bytes()))
+                state.sessions.of[piece]
+                    .iter()
+                    .for_each(|(session, _)| out.text(session.as_str().as_bytes()));
             }
             _ => state.places[piece].iter().for_each(|place| {
                 out.u32(place.aggregate);
