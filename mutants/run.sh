@@ -334,7 +334,9 @@ mutant "storage: an own step isn't found after a lost reply" $storage/committer.
   "if self.is_own_step(&held, mark) =>" "if self.is_own_step(&held, mark) && held.slot == Slot(0) =>" \
   "${slots[@]}" journal
 mutant "storage: a step is refused on what the node knows" $storage/committer.rs \
-  "Err(refused) => (None, Some(refused))," "Err(refused) => return Err(refused)," "${slots[@]}" journal
+  "Err(refused) => (None, Some(refused))," \
+  "Err(refused) if matches!(mark, Mark::Step(_)) => return Err(refused), Err(refused) => (None, Some(refused))," \
+  "${slots[@]}" journal
 mutant "storage: a copy has no journal" $storage/own.rs \
   "match store.copy_journal(journal).await {" \
   "match store.copy_journal(journal.into_iter().take(0).collect()).await {" "${slots[@]}" moves
@@ -343,8 +345,8 @@ mutant "storage: a node that is late tries every slot" $storage/committer.rs \
 mutant "storage: a node that is always late tries on without end" $storage/committer.rs \
   "Ok(Ok(_)) if Instant::now() < deadline => Ok(())," "Ok(Ok(_)) => Ok(())," "${slots[@]}" patience
 mutant "storage: a put is waited for without end" $storage/committer.rs \
-  "match tokio::time::timeout_at(tries.deadline, put).await.unwrap_or_else(late) {" \
-  "let _ = late; match put.await {" "${slots[@]}" patience
+  "match tokio::time::timeout_at(tries.deadline, put)" \
+  "match tokio::time::timeout_at(tries.deadline + 1000 * self.patience, put)" "${slots[@]}" patience
 mutant "storage: a look is waited for without end" $storage/committer.rs \
   "tries.in_time(follow::read(&*self.shared.log, next)).await" \
   "follow::read(&*self.shared.log, next).await" "${slots[@]}" patience

@@ -720,9 +720,11 @@ impl SnapshotWriter {
                 out.text(aggregate.aggregate_type().as_bytes());
                 out.text(aggregate.aggregate_id().as_bytes());
             }),
-            2 => state.sessions.of[piece].iter().for_each(|(session, _)| {
-                out.text(session.as_str().as_bytes());
-            }),
+            2 => {
+                state.sessions.of[piece]
+                    .iter()
+                    .for_each(|(session, _)| out.text(session.as_str().as_bytes()));
+            }
             _ => state.places[piece].iter().for_each(|place| {
                 out.u32(place.aggregate);
                 out.u32(place.session.map_or(0, |number| number + 1));
@@ -847,6 +849,7 @@ mod tests {
         let then = state.clone();
         let mut writer = SnapshotWriter::begin(&state);
         let mut pieces = 1;
+        grow(&mut state, 3);
         while writer.more(&state) {
             grow(&mut state, 3);
             pieces += 1;
