@@ -20,7 +20,7 @@ fn step(from: Phase, to: Phase) -> NewStep {
 async fn steps_are_kept_in_one_order_with_appends_and_read_on_every_node() {
     let log = Arc::new(MemoryLog::default());
     let one = node_with(&log, StorageOptions { snapshot_every: 2, ..dozing() }).await;
-    let two = node(&log).await;
+    let (two, behind) = (node(&log).await, node(&log).await);
     assert_eq!(one.journal(10).await.expect("readable"), JournalPage::default());
     ok(&one, any([numbered(1)])).await;
     let first = one.record(step(Phase::Broadcast, Phase::Dual)).await.expect("recorded");
@@ -41,6 +41,8 @@ async fn steps_are_kept_in_one_order_with_appends_and_read_on_every_node() {
     let restarted = node(&log).await;
     assert_eq!(restarted.journal(10).await.expect("readable"), expected);
     assert_eq!(ok(&restarted, any([numbered(3)])).await.head, Position(3), "a step takes no position");
+    // What it knows would refuse the step that is due now.
+    assert_eq!(behind.record(step(Phase::Zenoh, Phase::Dual)).await.expect("recorded").step, 3);
 }
 
 #[tokio::test]
