@@ -401,6 +401,22 @@ if [[ "$only" == rocks* ]]; then
   mutant "rocks: a damaged slot is taken for one that can't be reached" $storage/follow.rs \
     "Err(error) if error.damaged => {" "Err(error) if error.damaged && slot.0 > 9000 => {" "${rocks[@]}" damage
 fi
+moves=(-p ironbus --test moving)
+mutant "moves: the log that is left isn't sealed" $core/store/sqlite/writer.rs \
+  'Mark::Seal(why) => connection.execute("UPDATE log SET sealed = ?1", [why]).map(drop),' \
+  'Mark::Seal(why) => { let _ = why; Ok(()) }' "${moves[@]}"
+mutant "moves: appends are let in while the log goes over" $core/moving/mover.rs \
+  "let gate = self.0.log.close_gate().await;" "let gate = ();" "${moves[@]}"
+mutant "moves: what has come meanwhile isn't copied" $core/moving/mover.rs \
+  "while copy.end().head < end.head {" "while copy.end().head.0 + 1 < end.head.0 {" "${moves[@]}"
+mutant "moves: one that was cut off isn't gone on with" $core/moving/mover.rs \
+  "(Some(moving), _) => Some(self.carry_out(moving, false).await)," "(Some(_), _) => None," "${moves[@]}"
+mutant "moves: the mirror begins before it is written down" $core/moving/mover.rs \
+  "self.0.whereabouts.lock().write(&self.0.data)?;" "" "${moves[@]}"
+mutant "moves: none is cancelled while its place is away" $core/moving/mover.rs \
+  "() = cancel.cancelled() => {" "() = cancel.cancelled(), if moving.by.is_empty() => {" "${moves[@]}"
+mutant "moves: a log that isn't in force is opened" $core/store/sqlite/copying.rs \
+  "None => Found::Opened," "None => { SqliteEventStore::open(options).await?; Found::Opened }" "${moves[@]}"
 replica=crates/ironbus-zenoh/src/replica
 compared=(-p ironbus-zenoh --lib replica)
 mutant "replica: what it holds isn't compared byte for byte" $replica/comparison.rs \

@@ -94,7 +94,10 @@ impl LogPlaces for StoragePlaces {
         let store = self.store_at(place, tail, Some(of.clone())).await?;
         let reason = match found(&store, of) {
             Standing::Copy => return Ok(Found::Copy(Box::new(StorageCopy(store)))),
-            Standing::Opened => return Ok(Found::Opened(Arc::new(store))),
+            Standing::Opened => {
+                store.close().await;
+                return Ok(Found::Opened);
+            }
             Standing::Other(reason) => reason,
         };
         store.close().await;

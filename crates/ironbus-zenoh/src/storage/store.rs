@@ -181,7 +181,8 @@ impl ZenohStorageEventStore {
         }
         let (epoch, head, owns_tail) = (state.epoch(), state.head(), options.tail.is_none());
         let tail = options.tail.clone().unwrap_or_else(|| Arc::new(Tail::new(epoch, head, options.ring)));
-        if !state.is_copying() || !tail.has_log() {
+        // A copy feeds its tail from when it is opened, and what turns out to be none doesn't feed it at all.
+        if options.copy_of.is_none() {
             tail.adopt(epoch, head);
         }
         let weight = |_: &Slot, batch: &Arc<Batch>| weigh(batch.events());

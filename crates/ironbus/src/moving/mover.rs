@@ -32,6 +32,9 @@ const NEAR: u64 = 1024;
 /// How long is waited before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a move that is told to stop may take to.
+const LEAVE: Duration = Duration::from_secs(5);
+
 /// How long the mirror collects what is appended, so that it costs few syncs.
 const COLLECT: Duration = Duration::from_millis(200);
 
@@ -128,6 +131,8 @@ struct Shared {
     pause: Mutex<Option<Duration>>,
     cancel: Mutex<CancellationToken>,
     mirror: Mutex<Option<Mirror>>,
+    /// Held while a move is under way.
+    under_way: tokio::sync::Mutex<()>,
     exchanged: Arc<dyn Exchanged>,
     stop: CancellationToken,
 }
@@ -212,7 +217,7 @@ async fn finish(
 ) -> Result<Arc<dyn Log>, MoveError> {
     let end = source.seal(&sealed_for(&moving.to)).await.map_err(MoveError::Seal)?;
     match copy_in(places, source, &moving.to, tail).await? {
-        Found::Opened(log) => Ok(log),
+        Found::Opened => Ok(places.open(&moving.to, Arc::clone(tail)).await?),
         Found::Copy(copy) => finish_copy(source, copy, moving, end).await,
     }
 }
@@ -261,7 +266,7 @@ async fn copy_in(
     let of = CopyOf { store_id, lineage };
     let mut copy = match places.copy(to, &of, Arc::clone(tail)).await? {
         Found::Copy(copy) => copy,
-        opened @ Found::Opened(_) => return Ok(opened),
+        Found::Opened => return Ok(Found::Opened),
     };
     let end = copy.end();
     let hash = source.chain_at(end.head).await?;
@@ -274,12 +279,28 @@ async fn copy_in(
     Ok(Found::Copy(copy))
 }
 
-/// The status of a move of which nothing is known yet.
-fn begun(log: &NodeLog, moving: &Move) -> MoveStatus {
+/// The copy that is being made at a place.
+async fn copy_to(
+    places: &dyn LogPlaces,
+    source: &Arc<dyn Log>,
+    to: &LogPlace,
+    tail: &Arc<Tail>,
+) -> Result<Box<dyn LogCopy>, MoveError> {
+    match copy_in(places, source, to, tail).await? {
+        Found::Copy(copy) => Ok(copy),
+        Found::Opened => {
+            let reason = "it accepts appends itself".into();
+            Err(CopyFailure::NotACopy { place: to.to_string(), reason }.into())
+        }
+    }
+}
+
+/// The status at a stage of which nothing is known yet.
+fn begun(log: &NodeLog, stage: Stage, to: &LogPlace) -> MoveStatus {
     MoveStatus {
-        stage: Stage::Copying,
+        stage,
         from: log.place(),
-        to: moving.to.clone(),
+        to: to.clone(),
         copied: 0,
         head: log.tail().head().0,
         per_second: 0.0,
@@ -301,7 +322,7 @@ impl Mover {
         stop: CancellationToken,
     ) -> Self {
         let Opened { log, whereabouts } = opened;
-        let status = whereabouts.moving.as_ref().map(|moving| begun(&log, moving));
+        let status = whereabouts.moving.as_ref().map(|moving| begun(&log, Stage::Copying, &moving.to));
         Self(Arc::new(Shared {
             log,
             places,
@@ -311,6 +332,7 @@ impl Mover {
             pause: Mutex::default(),
             cancel: Mutex::default(),
             mirror: Mutex::default(),
+            under_way: tokio::sync::Mutex::default(),
             exchanged,
             stop,
         }))
@@ -385,10 +407,15 @@ impl Mover {
 
     /// Takes back a move that is still copying. Says whether there was one.
     pub fn cancel(&self) -> bool {
-        let copying = self.status().is_some_and(|status| status.stage == Stage::Copying);
-        if copying {
-            self.0.cancel.lock().cancel();
-        }
+        // Under the lock in which the stage changes: what is told to be taken back is.
+        let mut copying = false;
+        self.0.status.send_if_modified(|status| {
+            copying = status.as_ref().is_some_and(|status| status.stage == Stage::Copying);
+            if copying {
+                self.0.cancel.lock().cancel();
+            }
+            false
+        });
         copying
     }
 
@@ -409,7 +436,10 @@ impl Mover {
             *whereabouts = next;
         }
         self.stop_mirror().await;
-        self.0.status.send_replace(None);
+        // A move that is under way tells its own.
+        self.0
+            .status
+            .send_if_modified(|status| status.take_if(|status| status.stage == Stage::Mirroring).is_some());
         Ok(true)
     }
 
@@ -417,6 +447,8 @@ impl Mover {
     pub(crate) async fn close(&self) {
         self.0.stop.cancel();
         self.stop_mirror().await;
+        // It ends at its next step. One that hangs at a storage is left to the next start.
+        let _ = tokio::time::timeout(LEAVE, self.0.under_way.lock()).await;
     }
 
     async fn stop_mirror(&self) {
@@ -429,15 +461,16 @@ impl Mover {
     }
 
     async fn carry_out(&self, moving: Move, mut first: bool) -> Result<JournalStep, MoveError> {
+        let _under_way = self.0.under_way.lock().await;
         self.stop_mirror().await;
-        self.0.status.send_replace(Some(begun(&self.0.log, &moving)));
+        self.0.status.send_replace(Some(begun(&self.0.log, Stage::Copying, &moving.to)));
         loop {
             let error = match self.try_move(&moving).await {
                 Ok(step) => return Ok(step),
                 Err(error) => error,
             };
             // What can't even begin is told to whoever asked for it; what had begun is tried on.
-            if error.is_final() || first && !self.copied_anything() {
+            if error.is_final() || first && !self.has_begun() {
                 if !matches!(error, MoveError::Closed) {
                     self.forget_move();
                 }
@@ -450,15 +483,21 @@ impl Mover {
                     status.trouble = Some(error.to_string());
                 }
             });
+            let cancel = self.0.cancel.lock().clone();
             tokio::select! {
                 () = self.0.stop.cancelled() => return Err(MoveError::Closed),
+                () = cancel.cancelled() => {
+                    self.forget_move();
+                    return Err(MoveError::Cancelled);
+                }
                 () = tokio::time::sleep(AGAIN) => {}
             }
         }
     }
 
-    fn copied_anything(&self) -> bool {
-        self.status().is_some_and(|status| status.copied > 0)
+    /// Whether there is anything to go on with. Once it is going over, the log may be sealed.
+    fn has_begun(&self) -> bool {
+        self.status().is_some_and(|status| status.copied > 0 || status.stage == Stage::GoingOver)
     }
 
     /// The log stays where it is.
@@ -480,15 +519,7 @@ impl Mover {
     async fn try_move(&self, moving: &Move) -> Result<JournalStep, MoveError> {
         let source = self.0.log.current();
         let tail = self.0.log.tail();
-        let found = copy_in(&*self.0.places, &source, &moving.to, tail).await?;
-        let mut copy = match found {
-            Found::Copy(copy) => copy,
-            Found::Opened(log) => {
-                log.close().await;
-                let reason = "it accepts appends itself".into();
-                return Err(CopyFailure::NotACopy { place: moving.to.to_string(), reason }.into());
-            }
-        };
+        let mut copy = copy_to(&*self.0.places, &source, &moving.to, tail).await?;
         if let Err(error) = self.copy_to_near_the_end(&source, &mut *copy, moving).await {
             copy.close().await;
             return Err(error);
@@ -538,11 +569,16 @@ impl Mover {
     ) -> Result<JournalStep, MoveError> {
         let gate = self.0.log.close_gate().await;
         let began = Instant::now();
-        self.0.status.send_modify(|status| {
-            if let Some(status) = status {
-                status.stage = Stage::GoingOver;
-            }
+        let cancelled = self.0.cancel.lock().clone();
+        let goes = self.0.status.send_if_modified(|status| {
+            let goes = !cancelled.is_cancelled();
+            status.iter_mut().filter(|_| goes).for_each(|status| status.stage = Stage::GoingOver);
+            goes
         });
+        if !goes {
+            copy.close().await;
+            return Err(MoveError::Cancelled);
+        }
         let end = match source.seal(&sealed_for(&moving.to)).await {
             Ok(end) => end,
             Err(error) => {
@@ -582,8 +618,8 @@ impl Mover {
             let left = std::mem::replace(&mut whereabouts.log, moving.to.clone());
             (whereabouts.moving, whereabouts.mirror) = (None, Some(left.clone()));
             if let Err(error) = whereabouts.write(&self.0.data) {
-                // The next start finds a sealed log and an open one, and so the same.
-                tracing::warn!(%error, "where the log is now couldn't be written down; the next start finds it");
+                // The next start finds a sealed log and an open one, and so the same. The mirror tries on.
+                tracing::warn!(%error, "where the log is now couldn't be written down; trying on");
             }
             left
         };
@@ -610,6 +646,7 @@ impl Mover {
     fn start_mirror(&self, place: LogPlace) {
         let stop = self.0.stop.child_token();
         let (mover, stopping) = (self.clone(), stop.clone());
+        self.0.status.send_replace(Some(begun(&self.0.log, Stage::Mirroring, &place)));
         let task = tokio::spawn(async move { mover.mirror(place, stopping).await });
         *self.0.mirror.lock() = Some(Mirror { stop, task });
     }
@@ -632,12 +669,11 @@ impl Mover {
     }
 
     async fn try_mirror(&self, place: &LogPlace, stop: &CancellationToken) -> Result<(), MoveError> {
+        // First: what is mirrored becomes a copy, and a start that takes it for the log that is left would be refused.
+        self.0.whereabouts.lock().write(&self.0.data)?;
         let source = self.0.log.current();
         let tail = self.0.log.tail();
-        let Found::Copy(mut copy) = copy_in(&*self.0.places, &source, place, tail).await? else {
-            let reason = "it accepts appends itself".into();
-            return Err(CopyFailure::NotACopy { place: place.to_string(), reason }.into());
-        };
+        let mut copy = copy_to(&*self.0.places, &source, place, tail).await?;
         let from = self.0.log.place();
         let mut rate = Rate::new(copy.end().head.0);
         let kept = loop {

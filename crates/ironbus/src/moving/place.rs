@@ -123,8 +123,8 @@ pub trait LogPlaces: fmt::Debug + Send + Sync + 'static {
 pub enum Found {
     /// A copy in the making.
     Copy(Box<dyn LogCopy>),
-    /// A log that accepts appends: the copy was opened.
-    Opened(Arc<dyn Log>),
+    /// The copy was opened and accepts appends. It isn't open here: a log that isn't in force feeds no tail.
+    Opened,
 }
 
 /// Opens SQLite logs itself, and has the others opened by whom it was given.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ironbus::event::Cursor;
 use ironbus::moving::{LogPlace, MoveError, Stage, Whereabouts};
+use ironbus::store::sqlite::raise_epoch;
 use ironbus::store::{Append, Appended, ExpectedVersion, Journal, NewStep, Phase};
 use ironbus::subscription::Delivery;
 use ironbus::{AppendError, EventFilter, Json, Node, NodeOptions, Position, Start, StoredEvent};
@@ -70,7 +71,9 @@ fn killed_now(data: &Path) -> tempfile::TempDir {
     let left = tempfile::tempdir().expect("temporary files can be made");
     for file in std::fs::read_dir(data).expect("readable") {
         let file = file.expect("readable");
-        std::fs::copy(file.path(), left.path().join(file.file_name())).expect("copied");
+        if file.file_type().expect("readable").is_file() {
+            std::fs::copy(file.path(), left.path().join(file.file_name())).expect("copied");
+        }
     }
     left
 }
@@ -250,6 +253,95 @@ async fn a_sealed_log_accepts_nothing_also_after_a_restart_and_answers_retries()
         assert_eq!(node.store().append(append(1)).await.expect("a retry"), first);
         let log = node.own_log().expect("it has a log").current();
         assert!(log.is_sealed().await.expect("readable"));
+        assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
+    }
+}
+
+/// Appends one event, which has to be accepted.
+async fn append(node: &Node, n: u64) -> Position {
+    let append = Append::to(aggregate("A", "1"), ExpectedVersion::Any, vec![numbered(n)]);
+    node.store().append(append).await.expect("accepted").head
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_log_that_went_on_elsewhere_is_refused_as_a_place_and_no_reader_hears_of_it() {
+    let data = tempfile::tempdir().expect("temporary files can be made");
+    let node = open(data.path(), Arc::default()).await;
+    append(&node, 1).await;
+    assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
+    let other = data.path().join("elsewhere.db");
+    std::fs::copy(data.path().join("ironbus.db"), &other).expect("copied");
+    raise_epoch(&other).expect("an operator's copy");
+
+    let node = open(data.path(), Arc::default()).await;
+    let mut events = node.store().subscribe(EventFilter::everything(), Start::Live);
+    let mover = node.mover().expect("it has a log");
+    let refused = mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage)).await;
+    let says = |error: &MoveError| error.to_string().contains("accepts appends itself");
+    assert!(refused.as_ref().is_err_and(says), "{refused:?}");
+    assert_eq!(append(&node, 2).await, Position(2));
+    let heard = within("the next event", events.next_event()).await.expect("open").expect("readable");
+    assert_eq!((heard.position, node.tail().epoch().0), (Position(2), 1));
+    assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_to_a_place_that_is_away_is_shown_and_can_be_cancelled() {
+    let data = tempfile::tempdir().expect("temporary files can be made");
+    let kill = Kill::at(3);
+    let node = open(data.path(), Arc::clone(&kill)).await;
+    append(&node, 1).await;
+    let mover = node.mover().expect("it has a log").clone();
+    let going =
+        tokio::spawn(async move { mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage)).await });
+    within("the kill", kill.reached()).await;
+    let left = killed_now(data.path());
+    going.abort();
+
+    let away = Arc::<Kill>::default();
+    away.away(true);
+    let next = open(left.path(), Arc::clone(&away)).await;
+    let mover = next.mover().expect("it has a log");
+    let mut status = mover.watch();
+    let shown = status.wait_for(|status| status.as_ref().is_some_and(|status| status.trouble.is_some()));
+    let shown = within("the trouble to be shown", shown).await.expect("the mover is there").clone();
+    assert!(shown.and_then(|status| status.trouble).is_some_and(|trouble| trouble.contains("it is away")));
+    append(&next, 2).await;
+    assert!(mover.cancel(), "it is still copying");
+    let ended = status.wait_for(Option::is_none);
+    within("the move to end", ended).await.expect("the mover is there");
+    assert!(!mover.cancel(), "there is none any more");
+    assert_eq!(mover.whereabouts(), Whereabouts::usual());
+    append(&next, 3).await;
+    away.away(false);
+    mover
+        .go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage))
+        .await
+        .expect("it goes on from what was copied");
+    assert_eq!(next.shutdown(Duration::from_secs(20)).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_where_the_log_is_cannot_be_written_down_the_next_start_finds_it() {
+    let data = tempfile::tempdir().expect("temporary files can be made");
+    let kill = Arc::<Kill>::default();
+    let node = open(data.path(), Arc::clone(&kill)).await;
+    append(&node, 1).await;
+    kill.block(data.path().join("log.json.new"));
+    let mover = node.mover().expect("it has a log");
+    mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage)).await.expect("it goes");
+    let head = append(&node, 2).await;
+    let mut status = mover.watch();
+    let shown = status.wait_for(|status| status.as_ref().is_some_and(|status| status.trouble.is_some()));
+    within("the trouble to be shown", shown).await.expect("the mover is there");
+    let left = killed_now(data.path());
+    let said = Whereabouts::read(left.path()).expect("readable").expect("it is there");
+    assert_eq!((said.log, said.moving.is_some()), (LogPlace::database(), true), "it couldn't be written");
+    let next = open(left.path(), Arc::default()).await;
+    assert_eq!(next.mover().expect("it has a log").whereabouts().log, elsewhere());
+    assert_eq!(next.store().head().await.expect("readable").position, head);
+    assert_eq!(append(&next, 3).await, head.next());
+    for node in [node, next] {
         assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use ironbus::StoredEvent;
@@ -13,6 +13,7 @@ use ironbus::store::{
     SqliteOptions,
 };
 use ironbus::tail::Tail;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Where it stops; nowhere by default.
@@ -21,11 +22,23 @@ pub(crate) struct Kill {
     at: usize,
     steps: AtomicUsize,
     reached: CancellationToken,
+    /// Whether whatever is copied is refused, as by a storage that is away.
+    away: AtomicBool,
+    /// What becomes a folder when the copy is opened, so that no file can be written there.
+    block: Mutex<Option<PathBuf>>,
 }
 
 impl Kill {
     pub(crate) fn at(at: usize) -> Arc<Self> {
         Arc::new(Self { at, ..Self::default() })
+    }
+
+    pub(crate) fn away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    pub(crate) fn block(&self, path: PathBuf) {
+        *self.block.lock() = Some(path);
     }
 
     pub(crate) async fn reached(&self) {
@@ -65,7 +78,7 @@ impl LogPlaces for TestPlaces {
         self.kill.step().await;
         Ok(match found {
             Found::Copy(copy) => Found::Copy(Box::new(TestCopy { copy, kill: Arc::clone(&self.kill) })),
-            opened @ Found::Opened(_) => opened,
+            Found::Opened => Found::Opened,
         })
     }
 }
@@ -87,6 +100,9 @@ impl LogCopy for TestCopy {
 
     async fn add(&mut self, events: Vec<Arc<StoredEvent>>) -> Result<(), CopyFailure> {
         self.kill.step().await;
+        if self.kill.away.load(Ordering::SeqCst) {
+            return Err(CopyFailure::Storage { place: "elsewhere".into(), source: "it is away".into() });
+        }
         self.copy.add(events).await?;
         self.kill.step().await;
         Ok(())
@@ -100,6 +116,9 @@ impl LogCopy for TestCopy {
     ) -> Result<Arc<dyn Log>, CopyFailure> {
         self.kill.step().await;
         let opened = self.copy.open(of, journal, why).await?;
+        if let Some(path) = self.kill.block.lock().take() {
+            std::fs::create_dir(path).expect("nothing is there");
+        }
         self.kill.step().await;
         Ok(opened)
     }

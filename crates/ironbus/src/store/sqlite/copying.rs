@@ -37,7 +37,7 @@ pub async fn copy_of(options: SqliteOptions, of: CopyOf) -> Result<Found, OpenEr
                 lineage: of.lineage,
             }))
         }
-        None => Found::Opened(Arc::new(SqliteEventStore::open(options).await?)),
+        None => Found::Opened,
     })
 }
 
