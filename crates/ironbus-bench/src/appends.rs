@@ -21,15 +21,15 @@ pub(crate) fn payload() -> Json {
 }
 
 /// What one turn of one side came to.
-struct Turn {
-    rate: f64,
-    p50: f64,
-    p99: f64,
+pub(crate) struct Turn {
+    pub(crate) rate: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
 }
 
 impl Turn {
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    fn of(count: u64, took: Duration, latencies: &Histogram<u64>) -> Self {
+    pub(crate) fn of(count: u64, took: Duration, latencies: &Histogram<u64>) -> Self {
         let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
         Self { rate: per_second(count, took), p50: at(0.5), p99: at(0.99) }
     }
@@ -102,13 +102,21 @@ fn sync_rate(place: &Path) -> f64 {
 
 async fn append_ours(folder: &Path, durability: Durability, clients: usize, span: Duration) -> Turn {
     let options = SqliteOptions { durability, ..SqliteOptions::new(folder.join("ours.db")) };
-    let store = SqliteEventStore::open(options).await.expect("opens");
+    let store = Arc::new(SqliteEventStore::open(options).await.expect("opens"));
+    let turn = append_to(Arc::clone(&store) as Arc<dyn EventStore>, clients, span).await;
+    store.close().await;
+    turn
+}
+
+/// Appends of one event each by so many clients, each to an aggregate that it alone writes to and begins.
+pub(crate) async fn append_to(store: Arc<dyn EventStore>, clients: usize, span: Duration) -> Turn {
+    let run = uuid::Uuid::now_v7();
     let began = Instant::now();
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
             let store = store.clone();
             tokio::spawn(async move {
-                let aggregate = Aggregate::new("Bench", client.to_string()).expect("valid");
+                let aggregate = Aggregate::new("Bench", format!("{run} {client}")).expect("valid");
                 let (payload, mut latencies, mut version) = (payload(), histogram(), 0);
                 while began.elapsed() < span {
                     let event = NewEvent::new("Measured", payload.clone());
@@ -126,9 +134,7 @@ async fn append_ours(folder: &Path, durability: Durability, clients: usize, span
     for task in tasks {
         all.add(task.await.expect("no client fails")).expect("alike");
     }
-    let took = began.elapsed();
-    store.close().await;
-    Turn::of(all.len(), took, &all)
+    Turn::of(all.len(), began.elapsed(), &all)
 }
 
 fn append_plain(folder: &Path, synchronous: &str, clients: usize, span: Duration) -> Turn {

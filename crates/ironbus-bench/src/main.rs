@@ -7,6 +7,7 @@ mod appends;
 mod fanout;
 mod invalidation;
 mod reads;
+mod stores;
 mod table;
 mod zenoh;
 
@@ -15,7 +16,7 @@ use std::path::Path;
 use table::Table;
 
 /// What can be chosen; without a choice all are taken.
-const NAMES: [&str; 5] = ["appends", "reads", "invalidation", "fanout", "zenoh"];
+const NAMES: [&str; 6] = ["appends", "reads", "stores", "invalidation", "fanout", "zenoh"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,6 +46,9 @@ fn main() {
     }
     if is_chosen("reads") {
         reads::measure(&runtime, &place, quick, &mut table);
+    }
+    if is_chosen("stores") {
+        stores::measure(&runtime, &place, quick, &mut table);
     }
     if is_chosen("invalidation") {
         invalidation::measure(quick, &mut table);

@@ -36,7 +36,7 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
 }
 
 /// One aggregate of 1,000 events, and others of 10.
-async fn fill(store: &SqliteEventStore, total: u64) {
+pub(crate) async fn fill(store: &dyn EventStore, total: u64) {
     let payload = payload();
     let mut stored = 0;
     while stored < total {
@@ -55,7 +55,7 @@ async fn fill(store: &SqliteEventStore, total: u64) {
     }
 }
 
-async fn load(store: &SqliteEventStore, size: usize) -> (f64, f64) {
+pub(crate) async fn load(store: &dyn EventStore, size: usize) -> (f64, f64) {
     let mut latencies = Vec::new();
     let began = Instant::now();
     let mut number = 1000;
@@ -77,14 +77,7 @@ async fn replay(store: &SqliteEventStore, path: &Path, total: u64) -> (f64, f64,
     let everything = EventFilter::everything();
     for turn in 1..=3 {
         eprintln!("replay: turn {turn} of 3");
-        let began = Instant::now();
-        let (mut after, mut seen) = (Position::START, 0);
-        while seen < total {
-            let page = store.read(after, &everything, 5000).await.expect("readable");
-            seen += page.events.len() as u64;
-            after = page.through;
-        }
-        pages.push(per_second(seen, began.elapsed()));
+        pages.push(read_pages(store, total).await);
         let began = Instant::now();
         let mut events = store.subscribe(everything.clone(), Start::Beginning);
         for _ in 0..total {
@@ -94,6 +87,18 @@ async fn replay(store: &SqliteEventStore, path: &Path, total: u64) -> (f64, f64,
         bare.push(scan(path, total));
     }
     (median(pages), median(subscription), median(bare))
+}
+
+/// Reads so many events from the first on, page by page; gives how many in a second.
+pub(crate) async fn read_pages(store: &dyn EventStore, total: u64) -> f64 {
+    let began = Instant::now();
+    let (mut after, mut seen) = (Position::START, 0);
+    while seen < total {
+        let page = store.read(after, &EventFilter::everything(), 5000).await.expect("readable");
+        seen += page.events.len() as u64;
+        after = page.through;
+    }
+    per_second(seen, began.elapsed())
 }
 
 fn scan(path: &Path, total: u64) -> f64 {

@@ -1,6 +1,6 @@
 //! What the tests of ironbus share: checkers of its promises, a contract suite for event stores, a model
 //! of appends, stores that tests step through and break, a faulty bus from a far store, a second bus, a disk
-//! that can be full, and the real logs.
+//! that can be full, an S3 server, and the real logs.
 //!
 //! A checker says what is wrong rather than panicking, and each is itself tested by histories that are
 //! wrong. Nothing here is published.
@@ -15,6 +15,7 @@ pub mod model;
 #[cfg(all(feature = "net", target_os = "linux"))]
 pub mod net;
 pub mod real_log;
+pub mod s3;
 pub mod second_bus;
 pub mod stepped;
 pub mod temp;

@@ -1,13 +1,15 @@
 //! The log goes from SQLite to slots and back while eight clients append and others read, and the server is killed on
 //! the way, as `ironbus migrate` and a real process do it.
 //!
-//! `IRONBUS_MOVE_TO` names the place (`folder:slots` where it doesn't), `IRONBUS_MOVE_READERS` how many read.
+//! `IRONBUS_MOVE_TO` names the places, with commas between them (`folder:slots` where it doesn't); `s3` among them is
+//! an S3 server of the test's own. `IRONBUS_MOVE_READERS` says how many read.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use ironbus_testkit::s3::S3Server;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -128,7 +130,21 @@ impl Run {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_goes_to_slots_and_back_under_fire_and_nothing_is_lost() {
-    let to = std::env::var("IRONBUS_MOVE_TO").unwrap_or_else(|_| "folder:slots".into());
+    // A client of HTTP needs a provider of cryptography where the build has S3.
+    #[cfg(feature = "s3")]
+    ironbus_zenoh::storage::provide_tls();
+    let named = std::env::var("IRONBUS_MOVE_TO").unwrap_or_else(|_| "folder:slots".into());
+    let bucket = match named.split(',').any(|place| place == "s3") {
+        true => Some(S3Server::start("moves", "moves to S3").await.expect("IRONBUS_MOVE_TO names S3")),
+        false => None,
+    };
+    let places: Vec<String> = named
+        .split(',')
+        .map(|place| match &bucket {
+            Some(server) if place == "s3" => server.place("moves", "log"),
+            _ => place.to_owned(),
+        })
+        .collect();
     let readers: usize = match std::env::var("IRONBUS_MOVE_READERS") {
         Ok(readers) => readers.parse().expect("IRONBUS_MOVE_READERS is a number"),
         Err(_) => 12,
@@ -179,9 +195,11 @@ async fn the_log_goes_to_slots_and_back_under_fire_and_nothing_is_lost() {
     }
     let mut pauses = Vec::new();
     // There and back, first undisturbed, then killed after a while that grows from round to round.
-    for (round, killed_after) in [None, Some(3), Some(40), Some(150), None].into_iter().enumerate() {
+    let rounds = [None, Some(3), Some(40), Some(150), None];
+    let rounds = rounds.into_iter().flat_map(|killed_after| places.iter().map(move |to| (killed_after, to)));
+    for (round, (killed_after, to)) in rounds.enumerate() {
         for (way, phase) in [("advance", "zenoh_storage"), ("rollback", "zenoh")] {
-            let log = if way == "advance" { Some(&to) } else { None };
+            let log = if way == "advance" { Some(to) } else { None };
             let document =
                 json!({ "to": phase, "log": log, "by": "ann", "reason": format!("round {round}") });
             loop {
@@ -245,17 +263,25 @@ async fn the_log_goes_to_slots_and_back_under_fire_and_nothing_is_lost() {
     assert!(seen as u64 > imported, "the readers read");
     let own: Vec<_> = writers.iter().map(Writer::appends).collect();
     println!(
-        "to {to} and back 5 times: {head} events, {} appends by 8 clients, {readers} readers saw {seen} deliveries; \
+        "to {named} and back 5 times: {head} events, {} appends by 8 clients, {readers} readers saw {seen} deliveries; \
          appends waited at most {:.0} ms",
         own.iter().sum::<usize>(),
         pauses.iter().copied().fold(0.0, f64::max) * 1e3
     );
     assert!(pauses.iter().all(|pause| *pause < 2.0), "{pauses:?}");
     check(&url, &writers, imported).await;
-    // Once more there, for what works straight on the directory of a log that isn't in SQLite.
+    for place in &places {
+        look_at_the_directory(&mut run, place, head).await;
+    }
+}
+
+/// Goes there once more and says what works straight on the directory of a log that isn't in SQLite; then back.
+async fn look_at_the_directory(run: &mut Run, to: &str, head: u64) {
+    let url = run.url();
     let document = json!({ "to": "zenoh_storage", "log": to, "by": "ann", "reason": "the directory" });
     take(&url, "advance", document).await.expect("answers");
-    drop(run.server);
+    until(&url, "the mirror", |status| status["moving"]["copied"] == head).await;
+    run.server.kill();
     let (data, copy) = (run.data.path(), tempfile::tempdir().expect("a temporary directory"));
     let on_data = |words: &[&str]| {
         let output = succeed(ironbus().args(words).arg("--data").arg(data));
@@ -277,4 +303,7 @@ async fn the_log_goes_to_slots_and_back_under_fire_and_nothing_is_lost() {
         (&json!(head), &found["chain"]),
         "hash chains are equal"
     );
+    run.restart();
+    let document = json!({ "to": "zenoh", "by": "ann", "reason": "the way back" });
+    take(&run.url(), "rollback", document).await.expect("answers");
 }

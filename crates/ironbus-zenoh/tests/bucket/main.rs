@@ -8,7 +8,6 @@ mod proxy;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -16,10 +15,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ironbus_testkit::check::check_log;
+use ironbus_testkit::s3::S3Server;
 use ironbus_testkit::{example, read_all, within};
 use ironbus_zenoh::storage::{
     CommitLog, Committed, ObjectLog, S3Credentials, S3Options, Slot, StorageOptions, ZenohStorageEventStore,
-    provide_tls, verify,
+    verify,
 };
 use tokio::sync::mpsc;
 
@@ -34,57 +34,13 @@ const APPENDS: u64 = 40;
 /// How often each writer is killed, always while it waits for an answer.
 const KILLS: u64 = 3;
 
-/// An S3 server; it ends with the test.
-struct Moto {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Moto {
-    /// Starts the server with an empty bucket; says that the test is skipped where there is none.
-    async fn start() -> Option<Self> {
-        let program = std::env::var("IRONBUS_MOTO").unwrap_or_else(|_| "moto_server".into());
-        let port = std::net::TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
-        let mut command = Command::new(&program);
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let Ok(child) = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
-            println!(
-                "skipped: there is no {program} (pip install 'moto[server]'; IRONBUS_MOTO names another)"
-            );
-            return None;
-        };
-        let moto = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
-        provide_tls();
-        let url = format!("http://{}/{BUCKET}", moto.address);
-        let client = reqwest::Client::new();
-        within("the S3 server has made a bucket", async {
-            while client.put(&url).send().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-        Some(moto)
-    }
-
-    fn options(&self) -> S3Options {
-        S3Options {
-            endpoint: Some(format!("http://{}", self.address)),
-            region: Some("us-east-1".into()),
-            credentials: Some(S3Credentials {
-                access_key_id: ANYBODY.into(),
-                secret_access_key: ANYBODY.into(),
-            }),
-            allow_http: true,
-            ..S3Options::new(BUCKET, "a/log")
-        }
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+fn options(server: &S3Server) -> S3Options {
+    S3Options {
+        endpoint: Some(format!("http://{}", server.address())),
+        region: Some("us-east-1".into()),
+        credentials: Some(S3Credentials { access_key_id: ANYBODY.into(), secret_access_key: ANYBODY.into() }),
+        allow_http: true,
+        ..S3Options::new(BUCKET, "a/log")
     }
 }
 
@@ -176,8 +132,8 @@ fn note(history: &mut History, asked: &BTreeMap<u64, u128>, line: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_processes_make_one_linearizable_history_in_one_bucket() {
-    let Some(moto) = Moto::start().await else { return };
-    let (proxy, faults) = proxy::start(moto.address, 1).await.expect("loopback");
+    let Some(server) = S3Server::start(BUCKET, "several processes on one bucket").await else { return };
+    let (proxy, faults) = proxy::start(server.address(), 1).await.expect("loopback");
     let endpoint = format!("http://{proxy}");
     let killed = Arc::new(AtomicUsize::new(0));
     let drivers =
@@ -190,7 +146,7 @@ async fn three_processes_make_one_linearizable_history_in_one_bucket() {
     }
     assert_eq!(history.len() as u64, WRITERS * APPENDS, "every append was answered");
 
-    let log = open(&moto.options()).await;
+    let log = open(&options(&server)).await;
     let verified = verify(&log).await.expect("the log is sound").expect("it was begun");
     let store = ZenohStorageEventStore::open(Arc::new(log), StorageOptions::default()).await.expect("sound");
     let stored = read_all(&store).await.expect("it can be read");
@@ -216,8 +172,8 @@ async fn open(options: &S3Options) -> ObjectLog {
 
 #[tokio::test]
 async fn a_slot_of_a_bucket_is_won_once() {
-    let Some(moto) = Moto::start().await else { return };
-    let log = open(&moto.options()).await;
+    let Some(server) = S3Server::start(BUCKET, "several processes on one bucket").await else { return };
+    let log = open(&options(&server)).await;
     assert!(matches!(log.commit(Slot(0), "one".into()).await, Committed::Won));
     let second = log.commit(Slot(0), "two".into()).await;
     assert!(matches!(&second, Committed::Lost(held) if held == "one"), "{second:?}");
@@ -231,16 +187,16 @@ async fn a_slot_of_a_bucket_is_won_once() {
 /// Snapshots grow with the log: they go in parts, and come for as long as they take.
 #[tokio::test]
 async fn a_large_snapshot_is_kept_and_comes_over_a_thin_line() {
-    let Some(moto) = Moto::start().await else { return };
-    let log = open(&moto.options()).await;
+    let Some(server) = S3Server::start(BUCKET, "several processes on one bucket").await else { return };
+    let log = open(&options(&server)).await;
     let bytes: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 251) as u8).collect();
     log.keep_snapshot(Slot(3), bytes.clone().into()).await.expect("it can be kept");
     log.keep_snapshot(Slot(3), bytes.clone().into()).await.expect("another node keeps the same");
     assert_eq!(log.snapshots().await.expect("there"), [Slot(3)]);
     // Twenty pieces, which take twice as long together as the server may be silent.
     let (piece, timeout) = (1_000_000, Duration::from_secs(1));
-    let thin = proxy::start_thin(moto.address, piece, timeout / 10).await.expect("loopback");
-    let options = S3Options { endpoint: Some(format!("http://{thin}")), timeout, ..moto.options() };
+    let thin = proxy::start_thin(server.address(), piece, timeout / 10).await.expect("loopback");
+    let options = S3Options { endpoint: Some(format!("http://{thin}")), timeout, ..options(&server) };
     let far = open(&options).await;
     let began = std::time::Instant::now();
     let kept = within("it comes", far.snapshot(Slot(3))).await.expect("there").expect("it was kept");

@@ -3,6 +3,9 @@
 
 mod places;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +35,12 @@ async fn open(data: &Path, kill: Arc<Kill>) -> Node {
     let storage = TestPlaces { data: data.to_owned(), kill };
     let options = NodeOptions { storage: Some(Arc::new(storage)), ..NodeOptions::new(data) };
     Node::open(options).await.expect("a log opens")
+}
+
+/// Appends one event, which has to be accepted.
+async fn append(node: &Node, n: u64) -> Position {
+    let append = Append::to(aggregate("A", "1"), ExpectedVersion::Any, vec![numbered(n)]);
+    node.store().append(append).await.expect("accepted").head
 }
 
 /// Appends without end to a few aggregates; gives back what was acknowledged.
@@ -66,16 +75,37 @@ async fn read_through(node: &Node, start: Start, head: Position) -> Vec<Arc<Stor
     seen
 }
 
-/// What would be there if the process were killed now.
+/// What would be there if the process were killed now: two looks that see the same show one moment, where one alone may
+/// mix what was there before a write of the mirror with what is there after it.
 fn killed_now(data: &Path) -> tempfile::TempDir {
-    let left = tempfile::tempdir().expect("temporary files can be made");
-    for file in std::fs::read_dir(data).expect("readable") {
-        let file = file.expect("readable");
-        if file.file_type().expect("readable").is_file() {
-            std::fs::copy(file.path(), left.path().join(file.file_name())).expect("copied");
+    let mut before = look(data);
+    let files = loop {
+        let now = look(data);
+        if now.is_some() && now == before {
+            break now.expect("it was seen");
         }
+        before = now;
+    };
+    let left = tempfile::tempdir().expect("temporary files can be made");
+    for (name, content) in files {
+        std::fs::write(left.path().join(name), content).expect("written");
     }
     left
+}
+
+/// The files of a directory; nothing where one was renamed meanwhile.
+fn look(data: &Path) -> Option<BTreeMap<OsString, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for file in std::fs::read_dir(data).expect("readable") {
+        let file = file.expect("readable");
+        match std::fs::read(file.path()) {
+            Ok(content) => _ = files.insert(file.file_name(), content),
+            Err(error) if error.kind() == ErrorKind::IsADirectory => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => panic!("{}: {error}", file.path().display()),
+        }
+    }
+    Some(files)
 }
 
 async fn mirrored(node: &Node) {
@@ -151,19 +181,50 @@ async fn a_log_goes_there_and_back_twice_and_no_reader_and_no_writer_notices() {
     assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
 }
 
+/// A step of the log's, and where it is once that is taken.
+struct Way {
+    to: LogPlace,
+    phases: (Phase, Phase),
+    left: LogPlace,
+    /// How many steps there are then.
+    steps: u64,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_step_the_next_start_goes_on_and_nothing_is_lost() {
+    let phases = (Phase::Zenoh, Phase::ZenohStorage);
+    let way = Way { to: elsewhere(), phases, left: LogPlace::database(), steps: 1 };
+    killed_at_any_step(&way, async |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_step_of_the_way_back_the_next_start_goes_on_and_nothing_is_lost() {
+    let phases = (Phase::ZenohStorage, Phase::Zenoh);
+    let way = Way { to: "folder:back.db".parse().expect("an address"), phases, left: elsewhere(), steps: 2 };
+    killed_at_any_step(&way, async |data| {
+        let node = open(data, Arc::default()).await;
+        append(&node, 1).await;
+        let mover = node.mover().expect("it has a log");
+        mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage)).await.expect("it goes");
+        mirrored(&node).await;
+        assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
+    })
+    .await;
+}
+
+/// Goes this way after `before`, killed at the first step, at the second, and so on until it is there.
+async fn killed_at_any_step(way: &Way, before: impl AsyncFn(&Path)) {
     for at in 1.. {
         let data = tempfile::tempdir().expect("temporary files can be made");
+        before(data.path()).await;
         let kill = Kill::at(at);
         let node = open(data.path(), Arc::clone(&kill)).await;
         let stop = CancellationToken::new();
         let writers = [append_on(&node, 1_000_000, &stop), append_on(&node, 2_000_000, &stop)];
         within("some events", node.tail().reached(Position(50))).await;
         let cursor = Cursor { epoch: node.tail().epoch(), position: Position(20) };
-        let mover = node.mover().expect("it has a log").clone();
-        let there =
-            tokio::spawn(async move { mover.go(elsewhere(), step(Phase::Zenoh, Phase::ZenohStorage)).await });
+        let (mover, to, phases) = (node.mover().expect("it has a log").clone(), way.to.clone(), way.phases);
+        let there = tokio::spawn(async move { mover.go(to, step(phases.0, phases.1)).await });
         let done = async {
             tokio::select! {
                 () = kill.reached() => None,
@@ -180,11 +241,8 @@ async fn killed_at_any_step_the_next_start_goes_on_and_nothing_is_lost() {
         let next = open(left.path(), Arc::default()).await;
         mirrored(&next).await;
         let said = Whereabouts::read(left.path()).expect("readable").expect("it is there");
-        assert_eq!(
-            (said.log, said.mirror, said.moving),
-            (elsewhere(), Some(LogPlace::database()), None),
-            "step {at}"
-        );
+        let expected = (way.to.clone(), Some(way.left.clone()), None);
+        assert_eq!((said.log, said.mirror, said.moving), expected, "step {at}");
         let log = read_all(&*next.store()).await.expect("readable");
         check_log(&log).expect("contiguous");
         check_acknowledged(acknowledged.iter().flat_map(|appended| &appended.events), &log)
@@ -193,11 +251,9 @@ async fn killed_at_any_step_the_next_start_goes_on_and_nothing_is_lost() {
         let seen = read_through(&next, Start::Resume(cursor), head).await;
         check_subscription(&EventFilter::everything(), cursor.position, head, &seen, &log)
             .expect("once, in order");
-        let to = aggregate("Counter", "0");
-        let append = Append::to(to, ExpectedVersion::Any, vec![numbered(9)]);
-        assert_eq!(next.store().append(append).await.expect("accepted").head, head.next(), "step {at}");
+        assert_eq!(append(&next, 9).await, head.next(), "step {at}");
         let steps = next.own_log().expect("it has a log").journal(10).await.expect("readable");
-        assert_eq!((steps.phase, steps.taken), (Phase::ZenohStorage, 1), "step {at}");
+        assert_eq!((steps.phase, steps.taken), (way.phases.1, way.steps), "step {at}");
         assert_eq!(next.shutdown(Duration::from_secs(20)).await, [""; 0]);
         if done.is_some() {
             assert!(at > 5, "only {at} steps: the test stops nowhere");
@@ -255,12 +311,6 @@ async fn a_sealed_log_accepts_nothing_also_after_a_restart_and_answers_retries()
         assert!(log.is_sealed().await.expect("readable"));
         assert_eq!(node.shutdown(Duration::from_secs(20)).await, [""; 0]);
     }
-}
-
-/// Appends one event, which has to be accepted.
-async fn append(node: &Node, n: u64) -> Position {
-    let append = Append::to(aggregate("A", "1"), ExpectedVersion::Any, vec![numbered(n)]);
-    node.store().append(append).await.expect("accepted").head
 }
 
 #[tokio::test(flavor = "multi_thread")]
