@@ -80,11 +80,10 @@ async fn read_through(node: &Node, start: Start, head: Position) -> Vec<Arc<Stor
 fn killed_now(data: &Path) -> tempfile::TempDir {
     let mut before = look(data);
     let files = loop {
-        let now = look(data);
-        if now.is_some() && now == before {
-            break now.expect("it was seen");
+        match look(data) {
+            Some(now) if before.as_ref() == Some(&now) => break now,
+            now => before = now,
         }
-        before = now;
     };
     let left = tempfile::tempdir().expect("temporary files can be made");
     for (name, content) in files {
