@@ -370,6 +370,13 @@ mutant "storage: an event keeps the object that it came in" $storage/batch.rs \
   "let payload = own_json(&from.text()?);" "let payload = Json::parse(from.text()?);" "${slot_units[@]}"
 mutant "storage: a snapshot is of what came after it was begun, too" $storage/state.rs \
   "0 => state.slots[piece].iter()" "0 => state.slots[piece.start..].iter()" "${slot_units[@]}"
+mutant "storage: what the leader may yet append is refused for good" $storage/committer.rs \
+  "Answer::Refused(error) if waiting.by == By::ThisAfterAll =>" "Answer::Refused(error) if waiting.by == By::This =>" \
+  "${slots[@]}" leader
+mutant "storage: what was sent to the leader is sent on" $storage/own.rs \
+  "self.append_by(append, By::This).await" "self.append_by(append, By::Whomever).await" "${slots[@]}" leader
+mutant "storage: a leader that doesn't answer is asked again and again" $storage/leader.rs \
+  "(lead.leader, lead.shunned_until) = (None, Instant::now() + SHUN);" "lead.leader = None;" "${slots[@]}" leader
 # These compile RocksDB (see `just rocksdb`), so they run only when they are asked for: `mutants/run.sh rocks`.
 if [[ "$only" == rocks* ]]; then
   rocks=(--workspace --features ironbus-zenoh/rocksdb --test rocksdb)

@@ -98,6 +98,12 @@ pub fn service(store_id: StoreId, epoch: Epoch, service: Service) -> OwnedKeyExp
     own(format!("ironbus/{}/{}/{}", store_id.0, epoch.0, service.name()))
 }
 
+/// The key at which one of several nodes that write to a shared log appends for the others.
+#[must_use]
+pub fn writer(store_id: StoreId, writer: Uuid) -> OwnedKeyExpr {
+    own(format!("ironbus/{}/writer/{writer}", store_id.0))
+}
+
 fn own(key: String) -> OwnedKeyExpr {
     OwnedKeyExpr::try_from(key).expect("made of identifiers and numbers, so it is canonical")
 }

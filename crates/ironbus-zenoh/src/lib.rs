@@ -19,6 +19,7 @@ mod service;
 pub mod storage;
 pub mod store_node;
 pub mod wire;
+mod writers;
 
 pub use bus::{Received, ZenohBus};
 pub use config::{ConfigError, Role, Tls, UserPassword, ZenohOptions};

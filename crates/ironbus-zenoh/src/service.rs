@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use ironbus::event::{Position, Sequence};
+use ironbus::store::{Append, AppendError, Appended, Log};
 use ironbus::{Aggregate, EventFilter, EventKey, EventStore, StoredEvent};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,8 @@ pub(crate) struct ServiceHost {
 
 enum Asked {
     Service(Service, Query),
+    /// To append here, by a node that has the same log.
+    Here(Query),
     Documented(Query),
 }
 
@@ -51,12 +54,21 @@ impl ServiceHost {
         session: &zenoh::Session,
         origin: Origin,
         store: Arc<dyn EventStore>,
+        log: Arc<dyn Log>,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, zenoh::Error> {
         let (queue, waiting) = mpsc::channel(WAITING);
         let mut queryables = Vec::new();
         let Origin { store_id, epoch } = origin;
+        if let Some(writer) = log.writer().filter(|_| log.is_shared()) {
+            let queue = queue.clone();
+            let declared = session
+                .declare_queryable(keys::writer(store_id, writer))
+                .complete(true)
+                .callback(move |query| enqueue(&queue, Asked::Here(query)));
+            queryables.push(declared.await?);
+        }
         for service in Service::ALL {
             let queue = queue.clone();
             let declared = session
@@ -70,7 +82,7 @@ impl ServiceHost {
             .complete(true)
             .callback(move |query| enqueue(&queue, Asked::Documented(query)));
         queryables.push(declared.await?);
-        tasks.spawn(stop.run_until_cancelled_owned(answer_all(waiting, store, origin, tasks.clone())));
+        tasks.spawn(stop.run_until_cancelled_owned(answer_all(waiting, store, log, origin, tasks.clone())));
         Ok(Self { _queryables: queryables })
     }
 }
@@ -78,7 +90,9 @@ impl ServiceHost {
 fn enqueue(queue: &mpsc::Sender<Asked>, asked: Asked) {
     if let Err(error) = queue.try_send(asked) {
         match error.into_inner() {
-            Asked::Service(_, query) | Asked::Documented(query) => refuse(&query, &Refusal::Busy),
+            Asked::Service(_, query) | Asked::Here(query) | Asked::Documented(query) => {
+                refuse(&query, &Refusal::Busy)
+            }
         }
     }
 }
@@ -86,16 +100,24 @@ fn enqueue(queue: &mpsc::Sender<Asked>, asked: Asked) {
 async fn answer_all(
     mut waiting: mpsc::Receiver<Asked>,
     store: Arc<dyn EventStore>,
+    log: Arc<dyn Log>,
     origin: Origin,
     tasks: TaskTracker,
 ) {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
     while let Some(asked) = waiting.recv().await {
         let turn = Arc::clone(&turns).acquire_owned().await.expect("the semaphore is never closed");
-        let store = Arc::clone(&store);
+        let (store, log) = (Arc::clone(&store), Arc::clone(&log));
         tasks.spawn(async move {
             match asked {
-                Asked::Service(service, query) => answer(service, &query, &*store).await,
+                Asked::Service(service, query) => {
+                    let answered = work(service, &query, &*store).await;
+                    answer(&query, answered, matches!(service, Service::Append | Service::Head)).await;
+                }
+                Asked::Here(query) => {
+                    let answered = append(&body(&query), |append| log.append_here(append)).await;
+                    answer(&query, answered, true).await;
+                }
                 Asked::Documented(query) => answer_documented(&query, &*store, origin).await,
             }
             drop(turn);
@@ -103,14 +125,21 @@ async fn answer_all(
     }
 }
 
-async fn answer(service: Service, query: &Query, store: &dyn EventStore) {
-    let body = query.payload().map(|payload| payload.to_bytes().into_owned()).unwrap_or_default();
-    let answered = match service {
-        Service::Append => append(&body, store).await,
+fn body(query: &Query) -> Vec<u8> {
+    query.payload().map(|payload| payload.to_bytes().into_owned()).unwrap_or_default()
+}
+
+async fn work(service: Service, query: &Query, store: &dyn EventStore) -> Result<Answer, Refusal> {
+    let body = body(query);
+    match service {
+        Service::Append => append(&body, |append| store.append(append)).await,
         Service::Read => read(&body, store).await,
         Service::Load => load(&body, store).await,
         Service::Head => head(store).await,
-    };
+    }
+}
+
+async fn answer(query: &Query, answered: Result<Answer, Refusal>, small: bool) {
     let Answer { payload, end } = match answered {
         Ok(answer) => answer,
         Err(refusal) => return refuse(query, &refusal),
@@ -121,7 +150,7 @@ async fn answer(service: Service, query: &Query, store: &dyn EventStore) {
         reply.express(true).wait()
     };
     // A large answer may be held up by a congested link: not on one of the runtime's threads.
-    let sent = if matches!(service, Service::Append | Service::Head) { send() } else { blocking(send).await };
+    let sent = if small { send() } else { blocking(send).await };
     if let Err(error) = sent {
         // Its sender asks again when the answer doesn't arrive.
         tracing::debug!(%error, "an answer could not be sent");
@@ -153,9 +182,11 @@ impl From<Malformed> for Refusal {
     }
 }
 
-async fn append(body: &[u8], store: &dyn EventStore) -> Result<Answer, Refusal> {
-    let append = from_json::<AppendRequest>(body)?.into_append()?;
-    let appended = store.append(append).await?;
+async fn append<F: Future<Output = Result<Appended, AppendError>>>(
+    body: &[u8],
+    append: impl FnOnce(Append) -> F,
+) -> Result<Answer, Refusal> {
+    let appended = append(from_json::<AppendRequest>(body)?.into_append()?).await?;
     Ok(Answer { payload: to_json(&appended), end: Vec::new() })
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ironbus::event::{Epoch, StoreId};
 use ironbus::node::{Link, LogAccess};
-use ironbus::store::Head;
+use ironbus::store::{Head, Log};
 use ironbus::tail::Heartbeat;
 use ironbus::{Node, NodeLog, ReadError};
 use parking_lot::{Mutex, RwLock};
@@ -30,6 +30,7 @@ use crate::heartbeat::{self, Source};
 use crate::keys;
 use crate::service::ServiceHost;
 use crate::wire::{Origin, from_json};
+use crate::writers::Writers;
 
 /// How a store node presents itself.
 #[derive(Clone, Debug)]
@@ -125,7 +126,8 @@ impl StoreNode {
             .declare_subscriber(keys::heartbeat(Some(head.store_id)))
             .callback(move |sample| hearing.hear(&sample.payload().to_bytes()))
             .await?;
-        let service = ServiceHost::declare(&session, origin, node.store(), &tasks, stop.clone()).await?;
+        let log = reach_others(&own, &session, head.store_id);
+        let service = ServiceHost::declare(&session, origin, node.store(), log, &tasks, stop.clone()).await?;
         let answering = heartbeat::answer(&session, Arc::clone(&source)).await?;
         let beating = heartbeat::beat(session.clone(), Arc::clone(&source));
         tasks.spawn(stop.clone().run_until_cancelled_owned(beating));
@@ -186,8 +188,9 @@ impl Link for StoreNode {
         self.rivals.epoch.store(origin.epoch.0, Ordering::Release);
         self.bus.send_as(origin);
         let store = self.source.node.store();
-        let service =
-            ServiceHost::declare(&self.session, origin, store, &self.tasks, self.stop.clone()).await;
+        let log = reach_others(&self.own, &self.session, head.store_id);
+        let stop = self.stop.clone();
+        let service = ServiceHost::declare(&self.session, origin, store, log, &self.tasks, stop).await;
         match service {
             Ok(service) => {
                 if let Some(declared) = &mut *self.declared.lock() {
@@ -218,6 +221,13 @@ impl Link for StoreNode {
             }
         }
     }
+}
+
+/// The log in force, which is told how others that write to it are reached.
+fn reach_others(own: &NodeLog, session: &zenoh::Session, store_id: StoreId) -> Arc<dyn Log> {
+    let log = own.current();
+    log.reach_others_by(Arc::new(Writers { session: session.clone(), store_id }));
+    log
 }
 
 impl std::fmt::Debug for StoreNode {

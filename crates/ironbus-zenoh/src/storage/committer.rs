@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::batch::{Batch, Record};
 use super::follow::{self, Trouble};
+use super::leader::Sent;
 use super::log::{Committed, LogError, Slot};
 use super::plan::{
     self, Answer, Refused, Round, Tried, Turn, after_commit, after_look, begin_epoch, copy,
@@ -26,7 +27,7 @@ use super::state::{Fault, SnapshotWriter, State};
 use super::store::{Pace, Shared, StorageOptions};
 
 pub(super) enum Command {
-    Append(Append, oneshot::Sender<Result<Appended, AppendError>>),
+    Append(Waiting),
     CatchUp(oneshot::Sender<Result<(), ReadError>>),
     Mark(Mark, oneshot::Sender<Result<Marked, Refused>>),
     Close,
@@ -56,11 +57,31 @@ pub(super) struct Marked {
 const GROUP_EVENTS: usize = 4096;
 const GROUP_BYTES: usize = 8 << 20;
 
+/// How long an append that the leader made is waited for in this node's tail. Only the answer is late when it takes
+/// longer.
+const OWN_WRITE: Duration = Duration::from_secs(1);
+
 /// How long is waited before the first and before later tries of what the storage didn't answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-type Waiting = (Append, oneshot::Sender<Result<Appended, AppendError>>);
+/// An append, and who waits for what becomes of it.
+pub(super) struct Waiting {
+    pub(super) append: Append,
+    pub(super) by: By,
+    pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+/// Which node is to append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// The leader, if there is one.
+    Whomever,
+    /// This one.
+    This,
+    /// This one, after the leader was asked to and didn't answer: it may append all the same.
+    ThisAfterAll,
+}
 
 /// What is done in one turn.
 #[derive(Default)]
@@ -81,7 +102,8 @@ enum Ended {
 
 pub(super) struct Committer {
     shared: Arc<Shared>,
-    writer: Uuid,
+    /// For what comes back from a leader. It keeps nobody from closing.
+    commands: mpsc::WeakSender<Command>,
     patience: Duration,
     pace: Pace,
     snapshot_every: u64,
@@ -93,10 +115,15 @@ pub(super) struct Committer {
 
 impl Committer {
     /// `from` is the slot of the latest snapshot.
-    pub(super) fn new(shared: Arc<Shared>, options: &StorageOptions, from: Slot) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        options: &StorageOptions,
+        from: Slot,
+        commands: mpsc::WeakSender<Command>,
+    ) -> Self {
         Self {
             shared,
-            writer: Uuid::new_v4(),
+            commands,
             patience: options.patience,
             pace: options.pace,
             snapshot_every: options.snapshot_every,
@@ -197,24 +224,32 @@ impl Committer {
     }
 
     async fn commit_group(&mut self, mut group: Vec<Waiting>) {
-        if group.is_empty() {
-            return;
-        }
         // Ids are given once, so that every further try is a retry of the same events.
-        for event in group.iter_mut().flat_map(|(append, _)| &mut append.writes).flat_map(|w| &mut w.events) {
-            event.event_id.get_or_insert_with(EventId::generate);
+        for write in group.iter_mut().flat_map(|waiting| &mut waiting.append.writes) {
+            write
+                .events
+                .iter_mut()
+                .for_each(|event| _ = event.event_id.get_or_insert_with(EventId::generate));
         }
         let mut tries = Tries::new(self.patience);
-        let appends: Vec<&Append> = group.iter().map(|(append, _)| append).collect();
         let ended = loop {
+            // What may be in a slot already is looked for there.
+            if !tries.unheard {
+                group = self.send_to_leader(group);
+            }
+            if group.is_empty() {
+                return;
+            }
             if let Err(trouble) = self.overtake(&mut tries).await {
                 break Err(trouble);
             }
-            let round =
-                plan(&self.shared.state.read(), appends.iter().copied(), self.writer, Timestamp::now());
+            let appends = group.iter().map(|waiting| &waiting.append);
+            let round = plan(&self.shared.state.read(), appends, self.writer(), Timestamp::now());
             match self.try_round(round.batch.as_ref(), round.needs_a_look(), &mut tries).await {
                 Ok(Ended::Stands) => break Ok(round),
-                Ok(Ended::Anew(_)) => {}
+                Ok(Ended::Anew(held)) => {
+                    held.inspect(|held| self.shared.leaders.late_behind(held.writer));
+                }
                 Err(trouble) => break Err(trouble),
             }
         };
@@ -222,6 +257,31 @@ impl Committer {
             Ok(round) => answer(group, round),
             Err(trouble) => refuse(group, &self.shared.state.read(), &trouble, tries.in_limbo),
         }
+    }
+
+    fn writer(&self) -> Uuid {
+        self.shared.leaders.writer
+    }
+
+    /// Has the leader append, if there is one; what it doesn't decide comes back. Gives back what is to be appended here.
+    fn send_to_leader(&self, group: Vec<Waiting>) -> Vec<Waiting> {
+        let Some((leader, others)) = self.shared.leaders.leader() else { return group };
+        let mut here = Vec::new();
+        for waiting in group {
+            let permit = Arc::clone(&self.shared.leaders.under_way).try_acquire_owned();
+            let (By::Whomever, Ok(permit)) = (waiting.by, permit) else {
+                here.push(waiting);
+                continue;
+            };
+            let (shared, others, commands) =
+                (Arc::clone(&self.shared), Arc::clone(&others), self.commands.clone());
+            tokio::spawn(async move {
+                let sent = shared.leaders.send(leader, &*others, &waiting.append).await;
+                shared.go_on(waiting, sent, &commands).await;
+                drop(permit);
+            });
+        }
+        here
     }
 
     /// Writes a mark into the log, once.
@@ -251,13 +311,13 @@ impl Committer {
     }
 
     fn is_own_step(&self, held: &Batch, mark: &Mark) -> bool {
-        matches!(mark, Mark::Step(new) if plan::is_step(held, self.writer, new))
+        matches!(mark, Mark::Step(new) if plan::is_step(held, self.writer(), new))
     }
 
     /// The batch that writes a mark, if one is needed. It is checked as all who will read it check it: what doesn't
     /// follow would damage the log for good.
     fn plan_mark(&self, mark: &Mark) -> Result<Option<Batch>, Refused> {
-        let (state, writer) = (self.shared.state.read(), self.writer);
+        let (state, writer) = (self.shared.state.read(), self.writer());
         let batch = match mark {
             Mark::Seal { epoch, why } => seal(&state, writer, *epoch, why)?,
             Mark::BeginEpoch { epoch, why } => begin_epoch(&state, writer, *epoch, why)?,
@@ -442,10 +502,10 @@ fn take_turns(first: Command, commands: &mut mpsc::Receiver<Command>) -> Turns {
     let mut next = Some(first);
     while let Some(command) = next {
         match command {
-            Command::Append(append, reply) => {
-                events += append.len();
-                bytes += append.bytes();
-                turns.appends.push((append, reply));
+            Command::Append(waiting) => {
+                events += waiting.append.len();
+                bytes += waiting.append.bytes();
+                turns.appends.push(waiting);
             }
             Command::CatchUp(reply) => turns.looks.push(reply),
             Command::Mark(mark, reply) => {
@@ -464,10 +524,16 @@ fn take_turns(first: Command, commands: &mut mpsc::Receiver<Command>) -> Turns {
 }
 
 fn answer(group: Vec<Waiting>, round: Round) {
-    for ((_, reply), answer) in group.into_iter().zip(round.answers) {
+    for (waiting, answer) in group.into_iter().zip(round.answers) {
         // Who asked may have stopped waiting; the append stands all the same.
-        let _ = reply.send(match answer {
+        let _ = waiting.reply.send(match answer {
             Answer::Written(places) | Answer::StoredBefore(places) => Ok(Appended::new(places)),
+            Answer::Refused(error) if waiting.by == By::ThisAfterAll => Err(AppendError::Unknown(
+                format!(
+                    "another node was asked to append it and hasn't answered; here it is refused: {error}"
+                )
+                .into(),
+            )),
             Answer::Refused(error) => Err(error),
         });
     }
@@ -475,12 +541,25 @@ fn answer(group: Vec<Waiting>, round: Round) {
 
 /// Tells a group that it wasn't decided. What is stored was stored before, whatever has become of the rest.
 fn refuse(group: Vec<Waiting>, state: &State, trouble: &Trouble, in_limbo: bool) {
-    for (append, reply) in group {
+    for Waiting { append, by, reply } in group {
         // Who asked may have stopped waiting.
         let _ = reply.send(match plan::stored(state, &append) {
             Some(places) => Ok(Appended::new(places)),
-            None => Err(append_error(trouble, in_limbo)),
+            None => Err(append_error(trouble, in_limbo || by == By::ThisAfterAll)),
         });
+    }
+}
+
+impl Waiting {
+    /// Tells who waits that the store is closed.
+    fn closed(self) {
+        // Who asked may have stopped waiting.
+        let _ = self.reply.send(Err(match self.by {
+            By::ThisAfterAll => {
+                AppendError::Unknown("the store was closed before another node answered".into())
+            }
+            By::Whomever | By::This => AppendError::Closed,
+        }));
     }
 }
 
@@ -489,7 +568,7 @@ impl Command {
     fn refuse(self) {
         // Who asked may have stopped waiting.
         match self {
-            Self::Append(_, reply) => drop(reply.send(Err(AppendError::Closed))),
+            Self::Append(waiting) => waiting.closed(),
             Self::CatchUp(reply) => drop(reply.send(Err(ReadError::Closed))),
             Self::Mark(_, reply) => drop(reply.send(Err(AppendError::Closed.into()))),
             Self::Close => {}
@@ -525,6 +604,32 @@ impl Shared {
         self.state.write().add(&batch);
         self.tell(batch);
         Ok(())
+    }
+
+    /// Goes on with an append that was sent to the leader.
+    async fn go_on(&self, mut waiting: Waiting, sent: Sent, commands: &mpsc::WeakSender<Command>) {
+        let answer = match sent {
+            Sent::Decided(Ok(appended)) => {
+                // Whoever appended here also reads it here, as soon as it is folded.
+                self.hint.notify_one();
+                let seen = tokio::time::timeout(OWN_WRITE, self.tail.reached(appended.head)).await;
+                if seen.is_err() {
+                    tracing::debug!(head = %appended.head, "an append that the leader made takes long to be seen here");
+                }
+                Ok(appended)
+            }
+            Sent::Decided(Err(refusal)) => Err(refusal),
+            Sent::NotThere | Sent::Unknown => {
+                waiting.by = if matches!(sent, Sent::Unknown) { By::ThisAfterAll } else { By::This };
+                let Some(commands) = commands.upgrade() else { return waiting.closed() };
+                if let Err(mpsc::error::SendError(command)) = commands.send(Command::Append(waiting)).await {
+                    command.refuse();
+                }
+                return;
+            }
+        };
+        // Who asked may have stopped waiting; the append stands all the same.
+        let _ = waiting.reply.send(answer);
     }
 
     /// Tells the tail of a batch that is folded.

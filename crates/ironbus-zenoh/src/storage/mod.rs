@@ -18,6 +18,7 @@ mod bytes;
 mod committer;
 mod follow;
 mod journal;
+mod leader;
 mod log;
 pub mod memory;
 #[cfg(test)]

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ironbus::event::{Epoch, Position, StoredEvent};
 use ironbus::store::{
-    AppendError, ChainHash, CopyFailure, EventStore, JournalStep, Lineage, Log, LogCopy, LogEnd, ReadError,
+    Append, AppendError, Appended, ChainHash, CopyFailure, EventStore, JournalStep, Lineage, Log, LogCopy,
+    LogEnd, OtherWriters, ReadError,
 };
 use ironbus::tail::Tail;
+use uuid::Uuid;
 
+use super::committer::By;
 use super::store::ZenohStorageEventStore;
 
 #[async_trait]
@@ -36,6 +39,18 @@ impl Log for ZenohStorageEventStore {
 
     fn hint(&self) {
         self.hint();
+    }
+
+    fn writer(&self) -> Option<Uuid> {
+        Some(self.writer())
+    }
+
+    fn reach_others_by(&self, others: Arc<dyn OtherWriters>) {
+        self.reach_others_by(others);
+    }
+
+    async fn append_here(&self, append: Append) -> Result<Appended, AppendError> {
+        self.append_by(append, By::This).await
     }
 
     async fn seal(&self, why: &str) -> Result<LogEnd, AppendError> {

@@ -11,7 +11,7 @@ use ironbus::event::{Aggregate, Epoch, Position, Sequence, StoreId, StoredEvent}
 use ironbus::key::EventFilter;
 use ironbus::store::{
     AggregatePage, Append, AppendError, Appended, CHAIN_START, ChainHash, CopyFailure, CopyOf, EpochStart,
-    EventStore, Head, JournalStep, Lineage, LogEnd, Page, ReadError, chain,
+    EventStore, Head, JournalStep, Lineage, LogEnd, OtherWriters, Page, ReadError, chain,
 };
 use ironbus::subscription::{Start, Subscription};
 use ironbus::tail::{RingLimits, Tail};
@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batch::{Batch, Record};
-use super::committer::{Command, Committer, Mark, Marked, read_error};
+use super::committer::{By, Command, Committer, Mark, Marked, Waiting, read_error};
 use super::follow::{self, Started, Trouble};
+use super::leader::Leaders;
 use super::log::{CommitLog, Committed, LogError, Slot};
 use super::plan::{NotACopy, Refused};
 use super::state::{State, Whereabouts};
@@ -151,6 +152,7 @@ pub(super) struct Shared {
     pub(super) tail: Arc<Tail>,
     pub(super) owns_tail: bool,
     pub(super) hint: Notify,
+    pub(super) leaders: Leaders,
     /// Cancelled when the committing task has ended.
     pub(super) ended: CancellationToken,
     cache: moka::sync::Cache<Slot, Arc<Batch>>,
@@ -193,6 +195,7 @@ impl ZenohStorageEventStore {
             tail,
             owns_tail,
             hint: Notify::new(),
+            leaders: Leaders::new(Uuid::new_v4()),
             ended: CancellationToken::new(),
             cache,
             flights: Mutex::default(),
@@ -200,7 +203,7 @@ impl ZenohStorageEventStore {
             closed: AtomicBool::new(false),
         });
         let (commands, waiting) = mpsc::channel(WAITING_APPENDS);
-        let committer = Committer::new(Arc::clone(&shared), &options, from);
+        let committer = Committer::new(Arc::clone(&shared), &options, from, commands.downgrade());
         // It ends when the last handle is dropped, or when it is closed, which waits for it.
         tokio::spawn(committer.run(waiting));
         Ok(Self(Arc::new(Handle { shared, commands })))
@@ -216,6 +219,23 @@ impl ZenohStorageEventStore {
     /// hints the log is looked at in its [`Pace`].
     pub fn hint(&self) {
         self.0.shared.hint.notify_one();
+    }
+
+    /// This node's name in the batches that it writes.
+    pub(super) fn writer(&self) -> Uuid {
+        self.0.shared.leaders.writer
+    }
+
+    pub(super) fn reach_others_by(&self, others: Arc<dyn OtherWriters>) {
+        self.0.shared.leaders.reach_by(others);
+    }
+
+    pub(super) async fn append_by(&self, append: Append, by: By) -> Result<Appended, AppendError> {
+        append.check()?;
+        let (reply, answer) = oneshot::channel();
+        let waiting = Waiting { append, by, reply };
+        self.0.commands.send(Command::Append(waiting)).await.map_err(|_| AppendError::Closed)?;
+        answer.await.map_err(|_| lost_reply())?
     }
 
     /// Folds all that was committed by anyone before this was called, and says where the log ends.
@@ -405,11 +425,7 @@ impl Drop for Handle {
 #[async_trait]
 impl EventStore for ZenohStorageEventStore {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        append.check()?;
-        let (reply, answer) = oneshot::channel();
-        let send = self.0.commands.send(Command::Append(append, reply));
-        send.await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| lost_reply())?
+        self.append_by(append, By::Whomever).await
     }
 
     async fn load(

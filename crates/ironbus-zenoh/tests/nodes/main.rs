@@ -4,4 +4,5 @@ mod contract;
 mod edges;
 mod others;
 mod raw;
+mod shared;
 mod support;

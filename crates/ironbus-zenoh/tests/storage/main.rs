@@ -7,6 +7,7 @@ mod damage;
 mod epochs;
 mod faults;
 mod journal;
+mod leader;
 mod moves;
 mod patience;
 mod probe;

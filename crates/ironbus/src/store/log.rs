@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::sqlite::carried::Carried;
-use super::{AppendError, ChainHash, EventStore, Journal, JournalStep, Lineage};
+use super::{Append, AppendError, Appended, ChainHash, EventStore, Journal, JournalStep, Lineage};
 use crate::event::{Epoch, Position, StoreId, StoredEvent};
 use crate::store::ReadError;
 use crate::tail::Tail;
@@ -59,6 +60,23 @@ pub trait Log: EventStore + Journal {
     /// Another node has committed, so that a shared log is looked at at once. Only makes it quicker.
     fn hint(&self) {}
 
+    /// Its name among those that write to the log, where several may.
+    fn writer(&self) -> Option<Uuid> {
+        None
+    }
+
+    /// How the others that write to a shared log are reached, so that one may append for all. Only makes it quicker.
+    fn reach_others_by(&self, _others: Arc<dyn OtherWriters>) {}
+
+    /// Appends for another node, which has this one in mind: never sent on.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError`].
+    async fn append_here(&self, append: Append) -> Result<Appended, AppendError> {
+        self.append(append).await
+    }
+
     /// How far whoever carries its events elsewhere was handed it, where that is kept across starts.
     #[doc(hidden)]
     fn carrying(&self) -> Option<Carrying> {
@@ -97,6 +115,14 @@ pub trait Log: EventStore + Journal {
     /// Commits what waits, refuses what comes after, and gives it free. Ends the subscriptions of its own tail; a
     /// tail that it was given stays open.
     async fn close(&self);
+}
+
+/// Reaches those that write to a shared log.
+#[async_trait]
+pub trait OtherWriters: Send + Sync {
+    /// Has another one append ([`Log::append_here`]). `None` where it didn't answer, and then it may have appended all
+    /// the same, or do so later.
+    async fn append_at(&self, writer: Uuid, append: &Append) -> Option<Result<Appended, AppendError>>;
 }
 
 /// How far a log was carried elsewhere, and by whom that is kept.

@@ -23,7 +23,7 @@ pub use journal::{
     InvalidPhase, InvalidStep, Journal, JournalError, JournalPage, JournalStep, NewStep, Phase,
 };
 pub use lineage::{EpochStart, Lineage, ResetReason};
-pub use log::{Carrying, CopyFailure, CopyOf, Log, LogCopy, LogEnd};
+pub use log::{Carrying, CopyFailure, CopyOf, Log, LogCopy, LogEnd, OtherWriters};
 pub use sqlite::{Durability, OpenError, SqliteEventStore, SqliteOptions};
 
 use crate::event::{Aggregate, EventId, NewEvent, Position, Sequence, StoreId, StoredEvent};
