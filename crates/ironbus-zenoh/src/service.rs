@@ -91,7 +91,7 @@ fn enqueue(queue: &mpsc::Sender<Asked>, asked: Asked) {
     if let Err(error) = queue.try_send(asked) {
         match error.into_inner() {
             Asked::Service(_, query) | Asked::Here(query) | Asked::Documented(query) => {
-                refuse(&query, &Refusal::Busy)
+                refuse(&query, &Refusal::Busy);
             }
         }
     }
