@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ironbus::store::{AggregatePage, OpenError, Page};
 use ironbus::{
     Aggregate, Append, AppendError, Appended, Entitlement, EventFilter, EventId, EventStore, KeyPattern,
-    NodeLog, NodeOptions, Position, Sequence,
+    LogPlace, NodeLog, NodeOptions, Position, Sequence,
 };
 
 use ironbus_zenoh::storage::{StorageOptions, StoragePlaces};
@@ -174,14 +174,23 @@ pub(crate) fn node_options(data: &Path) -> NodeOptions {
     NodeOptions { storage: Some(Arc::new(storage)), ..NodeOptions::new(data) }
 }
 
+/// Where the environment says that a log is begun.
+fn begun_at() -> Result<Option<LogPlace>, Failure> {
+    let Ok(text) = std::env::var("IRONBUS_LOG_AT") else { return Ok(None) };
+    let place = text.parse().map_err(|error| Failure::usage(format!("IRONBUS_LOG_AT: {error}")))?;
+    Ok(Some(place))
+}
+
 async fn open(data: &Path, purpose: Use) -> Result<NodeLog, Failure> {
-    let options = node_options(data);
+    let mut options = node_options(data);
     match purpose {
         Use::Read => return Ok(options.open_log_read_only().await?),
         Use::Change if !options.has_log()? => {
             let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no log here");
             return Err(OpenError::Io { path: options.log_path(), source }.into());
         }
+        // One that is begun goes where `ironbus serve` would begin it.
+        Use::Write if !options.has_log()? => options.log = begun_at()?,
         Use::Change | Use::Write => {}
     }
     std::fs::create_dir_all(data).map_err(|error| {

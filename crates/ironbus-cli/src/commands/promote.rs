@@ -1,10 +1,13 @@
 //! `ironbus promote`: begins a new epoch of a log, so that it is the one that counts.
 
+use std::path::Path;
+
 use ironbus::NodeOptions;
 use ironbus::moving::Whereabouts;
 use ironbus::store::sqlite::raise_epoch;
 
 use crate::args;
+use crate::backend::node_options;
 use crate::config::Serve;
 use crate::failure::Failure;
 
@@ -12,6 +15,9 @@ pub(crate) async fn run(args: args::Promote, config: &Serve) -> Result<(), Failu
     let data = config.data(args.data.data);
     let path = NodeOptions::new(&data).log_path();
     if !path.exists() {
+        if NodeOptions::new(&data).has_log()? {
+            return promote_slots(&data).await;
+        }
         return Err(Failure::usage(format!(
             "there is no log at {}; name its directory (--data)",
             path.display()
@@ -25,5 +31,16 @@ pub(crate) async fn run(args: args::Promote, config: &Serve) -> Result<(), Failu
         Whereabouts::usual().write(&data)?;
     }
     println!("{} is in epoch {epoch} now; start its node (`ironbus serve`)", path.display());
+    Ok(())
+}
+
+/// A log in slots of which no SQLite file is kept: it stays where it is.
+async fn promote_slots(data: &Path) -> Result<(), Failure> {
+    let log = node_options(data).open_log().await?;
+    let begun = log.current().begin_epoch("an operator promoted this log").await;
+    let place = log.place();
+    log.close().await;
+    let epoch = begun.map_err(|error| Failure::failed(error.to_string()))?.epoch;
+    println!("{place} is in epoch {epoch} now; start its node (`ironbus serve`)");
     Ok(())
 }

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ironbus::Node;
 use ironbus::migration::{MigrationOptions, NodeReport, ParityOptions};
-use ironbus::{Node, NodeOptions};
 use ironbus_server::{OperatorToken, Operators, ServerOptions};
 use ironbus_testkit::second_bus::{NoLink, SecondBus};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Server};
+use crate::support::{Answer, Server, node_options};
 
 async fn server(zenoh: bool, options: ServerOptions) -> Server {
     let data = tempfile::tempdir().expect("a temporary directory");
-    let node = Node::open(NodeOptions::new(data.path())).await.expect("a new log opens");
+    let node = Node::open(node_options(data.path())).await.expect("a new log opens");
     if zenoh {
         node.join(SecondBus::new(), Arc::<NoLink>::default());
     }

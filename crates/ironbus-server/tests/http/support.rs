@@ -1,11 +1,14 @@
 //! A server of a test's own on a free port, and a reader of its streams.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use ironbus::{Node, NodeOptions};
 use ironbus_server::{ServerOptions, serve};
+use ironbus_zenoh::storage::{StorageOptions, StoragePlaces};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -13,6 +16,17 @@ use tokio_util::sync::CancellationToken;
 
 /// Nothing that a test waits for takes so long; only a fault does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A log in SQLite, or in slots where this is compiled as the suite for those.
+pub(crate) fn node_options(data: &Path) -> NodeOptions {
+    if !env!("CARGO_CRATE_NAME").ends_with("on_slots") {
+        return NodeOptions::new(data);
+    }
+    let place = std::env::var("IRONBUS_TEST_LOG").unwrap_or_else(|_| "folder:slots".into());
+    let storage = StoragePlaces { data: data.to_owned(), options: StorageOptions::default() };
+    let log = Some(place.parse().expect("an address"));
+    NodeOptions { log, storage: Some(Arc::new(storage)), ..NodeOptions::new(data) }
+}
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -30,7 +44,7 @@ impl Server {
 
     pub(crate) async fn with(options: ServerOptions) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let node = Node::open(NodeOptions::new(data.path())).await.expect("a new log opens");
+        let node = Node::open(node_options(data.path())).await.expect("a new log opens");
         Self::over(node, data, options).await
     }
 
