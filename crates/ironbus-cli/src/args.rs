@@ -241,15 +241,20 @@ pub(crate) struct Backup {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Overwrites nothing: the data directory must hold no log. The log keeps its id and begins a new epoch after the copy's \
+Overwrites nothing: the data directory must hold no log, and the place neither. The log keeps its id and begins a new epoch after the copy's \
 last event. Readers that have seen what the copy hasn't are told to begin anew; the others go on where they are.
 
 Example:
-  ironbus restore /backups/shop --data ./ironbus-data")]
+  ironbus restore /backups/shop --data ./ironbus-data
+  ironbus restore /backups/shop --data ./ironbus-data --log-at s3://bucket/shop")]
 pub(crate) struct Restore {
     /// The directory of the copy
     #[arg(value_name = "DIR")]
     pub(crate) from: PathBuf,
+    /// Where the log is to be: sqlite:FILE, folder:DIRECTORY, rocksdb:DIRECTORY or s3://BUCKET/PREFIX [default:
+    /// sqlite:ironbus.db]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) log_at: Option<LogPlace>,
     #[command(flatten)]
     pub(crate) data: DataDirectory,
     #[command(flatten)]

@@ -185,3 +185,52 @@ async fn a_restored_log_has_a_greater_epoch_and_readers_who_saw_more_are_reset()
     }
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_written_is_opened_for_reading_and_copied_at_any_moment() {
+    let place = Place::new();
+    let (log, copy) = (place.file("log.db"), place.file("copy.db"));
+    let store = open(&log).await;
+    append(&store, 1..=1).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (writing, stopped) = (store.clone(), stop.clone());
+    let writer = tokio::spawn(async move {
+        for n in 2.. {
+            if stopped.is_cancelled() {
+                return;
+            }
+            append(&writing, n..=n).await;
+        }
+    });
+    for _ in 0..100 {
+        let reading = SqliteEventStore::open_read_only(SqliteOptions::new(&log)).await.expect("it is sound");
+        reading.close().await;
+        back_up(&log, &copy, quiet).expect("copied");
+    }
+    stop.cancel();
+    writer.await.expect("nothing is refused");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_elsewhere_is_in_sqlite_again_when_it_is_restored_there() {
+    let place = Place::new();
+    let (log, copy, restored) = (place.file("log.db"), place.file("copy.db"), place.file("restored.db"));
+    let store = open(&log).await;
+    append(&store, 1..=3).await;
+    let step =
+        |from, to| NewStep { from, to, by: "ann".into(), reason: "x".into(), figures: Json::empty_object() };
+    for (from, to) in
+        [(Phase::Broadcast, Phase::Dual), (Phase::Dual, Phase::Zenoh), (Phase::Zenoh, Phase::ZenohStorage)]
+    {
+        store.record(step(from, to)).await.expect("recorded");
+    }
+    back_up(&log, &copy, quiet).expect("copied");
+    store.close().await;
+    restore(&copy, &restored, quiet).expect("restored");
+    let store = open(&restored).await;
+    let page = store.journal(10).await.expect("readable");
+    let last = page.steps.last().expect("there are steps");
+    assert_eq!((page.phase, page.taken, last.from), (Phase::Zenoh, 4, Phase::ZenohStorage));
+    store.close().await;
+}

@@ -4,21 +4,34 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ironbus::NodeOptions;
-use ironbus::moving::{LogPlace, Whereabouts};
-use ironbus::store::sqlite::{Copied, CopyError, back_up, restore};
+use ironbus::moving::{self, LogPlace, Whereabouts};
+use ironbus::store::sqlite::{Copied, CopyError, back_up, back_up_log, restore};
+use ironbus::{NodeOptions, SqliteEventStore, SqliteOptions};
+use ironbus_zenoh::storage::{StorageOptions, StoragePlaces};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use crate::args;
+use crate::backend::node_options;
 use crate::config::Serve;
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, count, events_bar, out};
 
 pub(crate) async fn back_up_to(args: args::Backup, config: &Serve) -> Result<(), Failure> {
-    let from = source_in(&config.data(args.data.data))?;
+    let data = config.data(args.data.data);
     let to = place_in(&args.to)?;
-    let (copied, seconds) = with_bar(from, to.clone(), |from, to, bar| back_up(from, to, bar)).await?;
-    tell(args.form, &copied, &to, |events| {
+    let name = to.clone();
+    let (copied, seconds) = match file_of(&data)? {
+        Some(from) => with_bar(move |bar| back_up(&from, &name, bar)).await?,
+        None => {
+            let log = node_options(&data).open_log_read_only().await?;
+            let (current, runtime) = (log.current(), Handle::current());
+            let copied = with_bar(move |bar| back_up_log(current, runtime, &name, bar)).await;
+            log.close().await;
+            copied?
+        }
+    };
+    tell(args.form, &copied, &to.display().to_string(), |events| {
         format!(
             "copied {events} in {seconds:.1} s; {} holds the log up to position {}",
             args.to.display(),
@@ -29,12 +42,25 @@ pub(crate) async fn back_up_to(args: args::Backup, config: &Serve) -> Result<(),
 
 pub(crate) async fn restore_from(args: args::Restore, config: &Serve) -> Result<(), Failure> {
     let data = config.data(args.data.data);
-    let (from, to) = (NodeOptions::new(&args.from).log_path(), place_in(&data)?);
-    let (copied, seconds) = with_bar(from, to.clone(), |from, to, bar| restore(from, to, bar)).await?;
-    tell(args.form, &copied, &to, |events| {
+    let (from, place) =
+        (NodeOptions::new(&args.from).log_path(), args.log_at.unwrap_or_else(LogPlace::database));
+    place_in(&data)?;
+    if node_options(&data).has_log()? {
+        return Err(CopyError::Occupied { path: data }.into());
+    }
+    let (copied, seconds) = if place.is_database() {
+        let to = place.path_in(&data);
+        with_bar(move |bar| restore(&from, &to, bar)).await?
+    } else {
+        restore_into(&data, from, &place).await?
+    };
+    if place != LogPlace::database() {
+        Whereabouts { log: place.clone(), ..Whereabouts::usual() }.write(&data)?;
+    }
+    tell(args.form, &copied, &place.to_string(), |events| {
         format!(
-            "restored {events} in {seconds:.1} s; the log in {} begins epoch {} after position {}; start its node \
-             (`ironbus serve`)",
+            "restored {events} in {seconds:.1} s; the log of {} at {place} begins epoch {} after position {}; start its \
+             node (`ironbus serve`)",
             data.display(),
             copied.epoch,
             copied.head
@@ -42,17 +68,31 @@ pub(crate) async fn restore_from(args: args::Restore, config: &Serve) -> Result<
     })
 }
 
-/// The SQLite file that holds a directory's log: the log itself, or what is kept up to date beside one of slots.
-fn source_in(data: &Path) -> Result<PathBuf, Failure> {
+/// Makes a log in slots out of a copy.
+async fn restore_into(data: &Path, from: PathBuf, place: &LogPlace) -> Result<(Copied, f64), Failure> {
+    if !from.exists() {
+        return Err(CopyError::NoSource { path: from }.into());
+    }
+    let (bar, began) = (events_bar(), Instant::now());
+    let told = bar.clone();
+    let copy = SqliteEventStore::open_read_only(SqliteOptions::new(from)).await?;
+    let places = StoragePlaces { data: data.to_owned(), options: StorageOptions::default() };
+    let made = moving::restore(&places, &copy, place, |done, of| {
+        told.set_length(of);
+        told.set_position(done);
+    });
+    let copied = made.await.map_err(Failure::failed)?;
+    bar.finish_and_clear();
+    Ok((copied, began.elapsed().as_secs_f64()))
+}
+
+/// The SQLite file that a directory's log is copied from: the log itself; or what is kept up to date beside one that no
+/// other process can open while its server runs. Other logs are read where they are.
+fn file_of(data: &Path) -> Result<Option<PathBuf>, Failure> {
     let said = Whereabouts::read(data)?.unwrap_or_else(Whereabouts::usual);
-    let held = [Some(said.log.clone()), said.mirror].into_iter().flatten().find(LogPlace::is_database);
-    held.map(|place| place.path_in(data)).ok_or_else(|| {
-        Failure::usage(format!(
-            "the log is at {}, and no SQLite file is kept up to date beside it; copy that place with its own means, or \
-             go back first (`ironbus migrate rollback`)",
-            said.log
-        ))
-    })
+    let mirror = said.mirror.filter(|_| said.log.kind() == "rocksdb");
+    let file = Some(said.log).into_iter().chain(mirror).find(LogPlace::is_database);
+    Ok(file.map(|place| place.path_in(data)))
 }
 
 /// Where a log lies in a directory, which is made if it isn't there.
@@ -64,14 +104,12 @@ fn place_in(directory: &Path) -> Result<PathBuf, Failure> {
 
 /// Copies on a thread where it may block; gives the time it took, in seconds.
 async fn with_bar(
-    from: PathBuf,
-    to: PathBuf,
-    copy: impl FnOnce(&Path, &Path, &mut dyn FnMut(u64, u64)) -> Result<Copied, CopyError> + Send + 'static,
+    copy: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<Copied, CopyError> + Send + 'static,
 ) -> Result<(Copied, f64), Failure> {
     let (bar, began) = (events_bar(), Instant::now());
     let told = bar.clone();
     let copying = tokio::task::spawn_blocking(move || {
-        copy(&from, &to, &mut |done, of| {
+        copy(&mut |done, of| {
             told.set_length(of);
             told.set_position(done);
         })
@@ -84,14 +122,14 @@ async fn with_bar(
 fn tell(
     form: args::Form,
     copied: &Copied,
-    path: &Path,
+    place: &str,
     in_words: impl FnOnce(&str) -> String,
 ) -> Result<(), Failure> {
     let mut out = out();
     match Form::choose(form) {
         Form::Lines => {
             let document = json!({
-                "path": path.display().to_string(),
+                "place": place,
                 "copied": copied.events,
                 "head": copied.head,
                 "epoch": copied.epoch,

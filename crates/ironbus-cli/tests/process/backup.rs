@@ -6,15 +6,33 @@ use serde_json::Value;
 
 use crate::server::{Server, ironbus, succeed};
 
+/// Says that it is done when it is dropped.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn document(command: &mut std::process::Command) -> Value {
     serde_json::from_slice(&succeed(command).stdout).expect("JSON")
 }
 
 #[test]
 fn a_log_is_backed_up_while_it_is_written_and_restored_under_a_new_epoch() {
+    backed_up_and_restored("sqlite:ironbus.db");
+}
+
+#[test]
+fn a_log_in_slots_is_backed_up_while_it_is_written_and_restored_into_slots_under_a_new_epoch() {
+    backed_up_and_restored("folder:slots");
+}
+
+fn backed_up_and_restored(at: &str) {
     let place = tempfile::tempdir().expect("a temporary directory");
     let folder = |name: &str| place.path().join(name);
-    let server = Server::start(&folder("data"));
+    let server = Server::start_with(&folder("data"), &["--log-at", at]);
     let append = |url: &str, n: usize| {
         let payload = n.to_string();
         let words = ["append", "Thing", "1", "--type", "Counted", "--payload", &payload, "--url", url];
@@ -32,6 +50,8 @@ fn a_log_is_backed_up_while_it_is_written_and_restored_under_a_new_epoch() {
             }
             appended
         });
+        // Also where a check fails: the thread would go on for ever.
+        let ended = Ended(&done);
         let mut last = 0;
         while last < 30 {
             let copied = back_up();
@@ -39,7 +59,7 @@ fn a_log_is_backed_up_while_it_is_written_and_restored_under_a_new_epoch() {
             assert!(head >= last && copied["copied"] == head - last, "only what is new is copied: {copied}");
             last = head;
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ended);
         appending.join().expect("no panic")
     });
     let copied = back_up();
@@ -50,10 +70,16 @@ fn a_log_is_backed_up_while_it_is_written_and_restored_under_a_new_epoch() {
     drop(server);
 
     // The disk of the server is lost.
-    let restored = document(ironbus().arg("restore").arg(folder("copy")).arg("--data").arg(folder("new")));
-    assert_eq!(restored["head"], appended);
-    let again = ironbus().arg("restore").arg(folder("copy")).arg("--data").arg(folder("new")).output();
-    let again = again.expect("it runs");
+    let restore = |to: &str| {
+        let mut command = ironbus();
+        command.arg("restore").arg(folder("copy")).args(["--log-at", at, "--data"]).arg(folder(to));
+        command
+    };
+    let restored = document(&mut restore("new"));
+    assert_eq!((&restored["head"], &restored["chain"]), (&appended.into(), &copied["chain"]));
+    let verified = document(ironbus().args(["verify", "--data"]).arg(folder("new")));
+    assert_eq!((&verified["sound"], &verified["chain"]), (&Value::Bool(true), &copied["chain"]));
+    let again = restore("new").output().expect("it runs");
     let said = String::from_utf8_lossy(&again.stderr);
     assert!(again.status.code() == Some(2) && said.contains("overwrites nothing"), "{said}");
     let server = Server::start(&folder("new"));

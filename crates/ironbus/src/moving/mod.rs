@@ -22,6 +22,7 @@
 mod mover;
 mod node_log;
 mod place;
+mod restore;
 mod whereabouts;
 
 pub(crate) use mover::{Exchanged, open};
@@ -29,4 +30,5 @@ pub use mover::{MoveError, MoveStatus, Mover, Stage};
 pub use node_log::NodeLog;
 pub(crate) use place::Places;
 pub use place::{Found, InvalidPlace, LogPlace, LogPlaces};
+pub use restore::restore;
 pub use whereabouts::{Move, Whereabouts};

@@ -1,30 +1,29 @@
 //! Copying a log as it is: a backup beside a running writer, and a log restored from one.
 //!
 //! A copy is a log itself: every event has its position, its id, its time and its hash, so `verify` proves it, and
-//! a copy that was begun is continued. The source is read page by page, so that no transaction stays open while its
-//! writer goes on; since events are only ever added, what is copied is what the log held when the last page was
+//! a copy that was begun is continued. The source (`source.rs`) is read page by page, so that no transaction stays open
+//! while its writer goes on; since events are only ever added, what is copied is what the log held when the last page was
 //! read.
 //!
 //! Invariants:
-//! - every event is hashed anew and compared with the source's chain before it is written: damage isn't copied;
+//! - every event is hashed anew, and a page is compared with the source's chain before it is written: damage isn't
+//!   copied;
 //! - a copy stands under its name only when it is one; until then it lies beside it as `….new`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
+use tokio::runtime::Handle;
 
-use super::reader::{aggregate_of, event_at_row, row_of};
-use super::schema::{
-    LogState, fold_in_at_close, insert_epoch_from, open_reader, open_writer, read_state, refused,
-};
+use super::reader::row_of;
+use super::schema::{LogState, insert_epoch_from, open_writer, read_state, refused};
+use super::source::{FileSource, Hashed, LogSource, Source};
 use super::unsynced::this_boot;
 use super::writer::{insert_aggregate, insert_event};
-use super::{Durability, OpenError};
+use super::{Durability, OpenError, journal};
 use crate::event::{Epoch, Position, StoreId, StoredEvent};
-use crate::store::{CHAIN_START, ChainHash, Lineage, chain};
-
-/// How many events are copied in one transaction.
-const PAGE: u32 = 4096;
+use crate::store::{CHAIN_START, ChainHash, JournalStep, Lineage, Log, ReadError, chain};
 
 /// What a copy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +77,14 @@ pub enum CopyError {
         /// Where.
         position: Position,
     },
+    /// A log that is no file can't be read.
+    #[error("the log at {place} can't be read: {source}")]
+    Read {
+        /// Where.
+        place: String,
+        /// What it said.
+        source: ReadError,
+    },
     /// The file system refused.
     #[error("{path}: {source}")]
     Io {
@@ -95,16 +102,37 @@ pub enum CopyError {
 ///
 /// [`CopyError`] with what to do.
 pub fn back_up(log: &Path, to: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
-    let source = Source::open(log)?;
+    back_up_from(&FileSource::open(log)?, to, &mut progress)
+}
+
+/// The same for a log of another kind, which is open. Blocks its thread; `runtime` is where the log is asked.
+///
+/// # Errors
+///
+/// [`CopyError`] with what to do.
+pub fn back_up_log(
+    log: Arc<dyn Log>,
+    runtime: Handle,
+    to: &Path,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Copied, CopyError> {
+    back_up_from(&LogSource::new(log, runtime), to, &mut progress)
+}
+
+fn back_up_from(
+    source: &dyn Source,
+    to: &Path,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<Copied, CopyError> {
     if to.exists() {
-        return source.continue_in(to, &mut progress);
+        continue_in(source, to, progress)
+    } else {
+        copy_to_new(source, to, progress, |_, _| Ok(()))
     }
-    source.copy_to_new(to, &mut progress, |_, _| Ok(()))
 }
 
 /// Makes a log at `to` out of a copy of one. It begins a new epoch, so that no reader takes positions of the log
-/// that was lost for its own. The epoch's number is the time in seconds since 1970 (or the next one, if that is
-/// greater): the lost log may have begun epochs that the copy doesn't know of, and none had as great a number.
+/// that was lost for its own: [`restored_epoch`].
 ///
 /// # Errors
 ///
@@ -113,144 +141,122 @@ pub fn restore(copy: &Path, to: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     if to.exists() {
         return Err(CopyError::Occupied { path: to.to_owned() });
     }
-    Source::open(copy)?.copy_to_new(to, &mut progress, |connection, state| {
-        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
-        insert_epoch_from(connection, state, Epoch(now), "the log was restored from a copy")
+    copy_to_new(&FileSource::open(copy)?, to, &mut progress, |connection, state| {
+        journal::back_in_sqlite(connection, state.head, RESTORED).map_err(|error| refused(to, error))?;
+        insert_epoch_from(connection, state, restored_epoch(), RESTORED)
             .map_err(|error| refused(to, error))?;
         Ok(())
     })
 }
 
-struct Source {
-    path: PathBuf,
-    connection: Connection,
-    state: LogState,
+/// Why the epoch of a restored log began.
+pub const RESTORED: &str = "the log was restored from a copy";
+
+/// The epoch that a restored log begins: the time in seconds since 1970 (or the next epoch, if that is greater). The
+/// lost log may have begun epochs that the copy doesn't know of, and none had as great a number.
+#[must_use]
+pub fn restored_epoch() -> Epoch {
+    Epoch(u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default())
 }
 
-impl Source {
-    fn open(path: &Path) -> Result<Self, CopyError> {
-        if !path.exists() {
-            return Err(CopyError::NoSource { path: path.to_owned() });
+fn copy_to_new(
+    source: &dyn Source,
+    to: &Path,
+    progress: &mut impl FnMut(u64, u64),
+    finish: impl FnOnce(&Connection, &LogState) -> Result<(), CopyError>,
+) -> Result<Copied, CopyError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CopyError::Io { path, source }
+    };
+    let store_id = source.now()?.store_id;
+    let new = beside(to, ".new");
+    // Left by one that was killed: it may be half of anything.
+    for old in [&new, &beside(&new, "-wal"), &beside(&new, "-shm")] {
+        match std::fs::remove_file(old) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(old)(error)),
+            _ => {}
         }
-        let connection = open_reader(path)?;
-        let state = read_state(path, &connection)?;
-        fold_in_at_close(&connection, true).map_err(|error| refused(path, error))?;
-        Ok(Self { path: path.to_owned(), connection, state })
     }
-
-    fn copy_to_new(
-        &self,
-        to: &Path,
-        progress: &mut impl FnMut(u64, u64),
-        finish: impl FnOnce(&Connection, &LogState) -> Result<(), CopyError>,
-    ) -> Result<Copied, CopyError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| CopyError::Io { path, source }
-        };
-        let new = beside(to, ".new");
-        // Left by one that was killed: it may be half of anything.
-        for old in [&new, &beside(&new, "-wal"), &beside(&new, "-shm")] {
-            match std::fs::remove_file(old) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(old)(error)),
-                _ => {}
-            }
-        }
-        let mut copy = Copy::open(&new)?;
-        copy.adopt(self.state.store_id)?;
-        let copied = self.transfer(&mut copy, progress).and_then(|copied| {
-            finish(&copy.connection, &copy.state)?;
-            Ok(copied)
-        });
-        let closed = copied.and_then(|copied| {
-            let state = read_state(&new, &copy.connection)?;
-            copy.close()?;
-            Ok(Copied { epoch: state.lineage.epoch(), ..copied })
-        })?;
-        // On the disk under its own name, and only then under the name that is looked for.
-        std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(failed(&new))?;
-        std::fs::rename(&new, to).map_err(failed(to))?;
-        let lock = super::schema::lock_path(&new);
-        std::fs::remove_file(&lock).map_err(failed(&lock))?;
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
-        Ok(closed)
-    }
-
-    fn continue_in(&self, to: &Path, progress: &mut impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
-        let mut copy = Copy::open(to)?;
-        if let Err(reason) = self.is_copied_by(&copy.state).map_err(|error| refused(&self.path, error))? {
-            return Err(CopyError::NotACopy { path: to.to_owned(), reason });
-        }
-        let copied = self.transfer(&mut copy, progress)?;
-        copy.close()?;
+    let mut copy = Copy::open(&new)?;
+    copy.adopt(store_id)?;
+    let copied = transfer(source, &mut copy, progress).and_then(|copied| {
+        finish(&copy.connection, &copy.state)?;
         Ok(copied)
-    }
+    });
+    let closed = copied.and_then(|copied| {
+        let state = read_state(&new, &copy.connection)?;
+        copy.close()?;
+        Ok(Copied { epoch: state.lineage.epoch(), ..copied })
+    })?;
+    // On the disk under its own name, and only then under the name that is looked for.
+    std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(failed(&new))?;
+    std::fs::rename(&new, to).map_err(failed(to))?;
+    let lock = super::schema::lock_path(&new);
+    std::fs::remove_file(&lock).map_err(failed(&lock))?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
+    Ok(closed)
+}
 
-    /// Whether a log holds what this one holds up to its head.
-    fn is_copied_by(&self, copy: &LogState) -> rusqlite::Result<Result<(), String>> {
-        let (own, theirs) = (&self.state, copy.head);
-        if own.store_id != copy.store_id {
-            return Ok(Err("it is of another log".into()));
-        }
-        if own.head < theirs {
-            return Ok(Err(format!(
-                "it goes on to position {theirs}, and the log ends at {}: the log was replaced by an older one",
-                own.head
-            )));
-        }
-        if !own.lineage.starts().starts_with(copy.lineage.starts())
-            || hash_at(&self.connection, theirs)? != Some(copy.chain)
-        {
-            return Ok(Err(format!("they hold different events up to position {theirs}")));
-        }
-        Ok(Ok(()))
+fn continue_in(
+    source: &dyn Source,
+    to: &Path,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<Copied, CopyError> {
+    let mut copy = Copy::open(to)?;
+    if let Err(reason) = is_copied_by(source, &copy.state)? {
+        return Err(CopyError::NotACopy { path: to.to_owned(), reason });
     }
+    let copied = transfer(source, &mut copy, progress)?;
+    copy.close()?;
+    Ok(copied)
+}
 
-    /// Copies what the copy lacks, up to where the log ends when the last page is read.
-    fn transfer(&self, copy: &mut Copy, progress: &mut impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
-        let wrap = |error| refused(&self.path, error);
-        let mut events = 0;
-        loop {
-            let state = read_state(&self.path, &self.connection)?;
-            progress(copy.state.head.0, state.head.0);
-            let page = self.page(copy.state.head).map_err(wrap)?;
-            events += page.len() as u64;
-            let last = page.len() < PAGE as usize;
-            copy.write(&page, &self.path, &state.lineage)?;
-            if last {
-                progress(copy.state.head.0, copy.state.head.0);
-                break;
-            }
+/// Whether a log holds what the source holds up to its head.
+fn is_copied_by(source: &dyn Source, copy: &LogState) -> Result<Result<(), String>, CopyError> {
+    let (now, theirs) = (source.now()?, copy.head);
+    if now.store_id != copy.store_id {
+        return Ok(Err("it is of another log".into()));
+    }
+    if now.head < theirs {
+        return Ok(Err(format!(
+            "it goes on to position {theirs}, and the log ends at {}: the log was replaced by an older one",
+            now.head
+        )));
+    }
+    if !now.lineage.starts().starts_with(copy.lineage.starts()) || source.hash_at(theirs)? != Some(copy.chain)
+    {
+        return Ok(Err(format!("they hold different events up to position {theirs}")));
+    }
+    Ok(Ok(()))
+}
+
+/// Copies what the copy lacks, up to where the log ends when the last page is read.
+fn transfer(
+    source: &dyn Source,
+    copy: &mut Copy,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<Copied, CopyError> {
+    let mut events = 0;
+    loop {
+        let now = source.now()?;
+        progress(copy.state.head.0, now.head.0);
+        let page = source.page(copy.state.head)?;
+        events += page.len() as u64;
+        copy.write(&page, source.path(), &now.lineage)?;
+        if page.is_empty() || copy.state.head >= now.head {
+            progress(copy.state.head.0, copy.state.head.0);
+            break;
         }
-        self.copy_journal(copy)?;
-        Ok(Copied {
-            events,
-            head: copy.state.head,
-            epoch: copy.state.lineage.epoch(),
-            chain: blake3::Hash::from_bytes(copy.state.chain).to_hex().to_string(),
-        })
     }
-
-    fn page(&self, after: Position) -> rusqlite::Result<Vec<(StoredEvent, ChainHash)>> {
-        let mut select = self.connection.prepare_cached(
-            "SELECT position, aggregate, sequence, session_id, event_id, event_type, schema_version,
-                    recorded_at, metadata, payload, chain
-             FROM event WHERE position > ?1 ORDER BY position LIMIT ?2",
-        )?;
-        let rows = select.query_and_then((after.0, PAGE), |row| {
-            let aggregate = aggregate_of(&self.connection, row.get(1)?)?;
-            Ok((event_at_row(row, aggregate)?, row.get(10)?))
-        })?;
-        rows.collect()
-    }
-
-    /// The steps of the migration and the phase in force, as of now.
-    fn copy_journal(&self, copy: &Copy) -> Result<(), CopyError> {
-        super::journal::copy(&self.connection, &copy.connection)
-            .map_err(|error| refused(&copy.path, error))?;
-        Ok(())
-    }
+    copy.take_steps(&source.steps()?).map_err(|error| refused(&copy.path, error))?;
+    Ok(Copied {
+        events,
+        head: copy.state.head,
+        epoch: copy.state.lineage.epoch(),
+        chain: blake3::Hash::from_bytes(copy.state.chain).to_hex().to_string(),
+    })
 }
 
 /// The hash of all events up to a position.
@@ -285,14 +291,16 @@ impl Copy {
         Ok(())
     }
 
+    /// Has these steps of the migration from now on, and the phase that they led to.
+    fn take_steps(&self, steps: &[JournalStep]) -> rusqlite::Result<()> {
+        let transaction = self.connection.unchecked_transaction()?;
+        journal::replace(&transaction, steps)?;
+        transaction.commit()
+    }
+
     /// Writes a page of events, and the epochs that have begun by its end, in one transaction.
-    fn write(
-        &mut self,
-        page: &[(StoredEvent, ChainHash)],
-        from: &Path,
-        lineage: &Lineage,
-    ) -> Result<(), CopyError> {
-        let page = page.iter().map(|(event, stored)| (event, Some(*stored)));
+    fn write(&mut self, page: &[Hashed], from: &Path, lineage: &Lineage) -> Result<(), CopyError> {
+        let page = page.iter().map(|(event, stored)| (&**event, *stored));
         match self.add(page, lineage).map_err(|error| refused(&self.path, error))? {
             Some(position) => Err(CopyError::Damaged { path: from.to_owned(), position }),
             None => Ok(()),

@@ -48,7 +48,7 @@ fn is_kept(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(schema_version(connection)? >= 2)
 }
 
-fn read(connection: &Connection, last: usize) -> rusqlite::Result<JournalPage> {
+pub(super) fn read(connection: &Connection, last: usize) -> rusqlite::Result<JournalPage> {
     // One snapshot, so that the phase and the last step belong together.
     let _snapshot = connection.unchecked_transaction()?;
     if !is_kept(connection)? {
@@ -64,14 +64,6 @@ fn read(connection: &Connection, last: usize) -> rusqlite::Result<JournalPage> {
     Ok(JournalPage { phase, taken, steps })
 }
 
-/// Gives a copy of a log the journal that the log has now.
-pub(super) fn copy(from: &Connection, to: &Connection) -> rusqlite::Result<()> {
-    let page = read(from, usize::MAX)?;
-    let transaction = to.unchecked_transaction()?;
-    replace(&transaction, &page.steps)?;
-    transaction.commit()
-}
-
 /// Gives a log these steps instead of what it has, and the phase that the last of them led to.
 pub(super) fn replace(connection: &Connection, steps: &[JournalStep]) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM migration_step", [])?;
@@ -80,6 +72,25 @@ pub(super) fn replace(connection: &Connection, steps: &[JournalStep]) -> rusqlit
     }
     let phase = steps.last().map_or(Phase::Broadcast, |step| step.to);
     connection.execute("UPDATE log SET phase = ?1", [phase.number()]).map(drop)
+}
+
+/// Takes the step back where the phase says that the log isn't in SQLite, although it is now.
+pub(super) fn back_in_sqlite(connection: &Connection, after: Position, why: &str) -> rusqlite::Result<()> {
+    let mut steps = read(connection, usize::MAX)?.steps;
+    let Some(last) = steps.last().filter(|last| last.to == Phase::ZenohStorage) else { return Ok(()) };
+    steps.push(JournalStep {
+        step: last.step + 1,
+        at: Timestamp::now(),
+        after,
+        from: Phase::ZenohStorage,
+        to: Phase::Zenoh,
+        by: "ironbus".into(),
+        reason: why.into(),
+        figures: Json::empty_object(),
+    });
+    let transaction = connection.unchecked_transaction()?;
+    replace(&transaction, &steps)?;
+    transaction.commit()
 }
 
 fn steps_taken(connection: &Connection) -> rusqlite::Result<u64> {

@@ -8,8 +8,10 @@ mod journal;
 mod reader;
 mod reserve;
 mod schema;
+mod source;
 mod unsynced;
 mod verify;
+mod waiting;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +21,7 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
-pub use copy::{Copied, CopyError, back_up, restore};
+pub use copy::{Copied, CopyError, RESTORED, back_up, back_up_log, restore, restored_epoch};
 pub use copying::copy_of;
 pub use verify::{Fault, Verification, verify};
 
@@ -35,6 +37,7 @@ use carried::Carried;
 use reader::{Reader, Readers};
 use reserve::Reserve;
 use schema::open_writer;
+use waiting::Waiting;
 use writer::{Command, Mark, Writer};
 
 /// How many appends may wait for the writer. When as many wait, a further append waits to be let in.
@@ -172,6 +175,7 @@ struct Shared {
     epoch_began: RwLock<Option<String>>,
     /// `None` for a store that only reads.
     writer: Option<mpsc::Sender<Command>>,
+    waiting: Waiting,
     /// Why no append is accepted any more, once another store node has superseded this one.
     superseded: RwLock<Option<String>>,
 }
@@ -226,6 +230,7 @@ impl SqliteEventStore {
             carried_before: (state.phase != Phase::Broadcast).then_some(state.carried),
             epoch_began: RwLock::new(state.epoch_began.clone()),
             writer: Some(commands),
+            waiting: Waiting::default(),
             superseded: RwLock::default(),
         };
         let feeds = (tail, owns_tail);
@@ -264,6 +269,7 @@ impl SqliteEventStore {
                 carried_before: None,
                 epoch_began: RwLock::new(state.epoch_began),
                 writer: None,
+                waiting: Waiting::default(),
                 superseded: RwLock::default(),
             })))
         })
@@ -349,9 +355,10 @@ impl EventStore for SqliteEventStore {
         if let Some(reason) = self.superseded() {
             return Err(AppendError::Superseded { reason });
         }
+        let waiter = self.0.waiting.begin();
         let (reply, answer) = oneshot::channel();
         writer.send(Command::Append(append, reply)).await.map_err(|_| AppendError::Closed)?;
-        answer.await.map_err(|_| AppendError::Closed)?
+        waiter.answer(answer).await.ok_or(AppendError::Closed)?
     }
 
     async fn load(

@@ -293,6 +293,9 @@ fn create_log(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn read_state(path: &Path, connection: &Connection) -> Result<LogState, OpenError> {
     let wrap = |error| refused(path, error);
     let damaged = |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
+    // One snapshot, because whoever writes the log may go on, and its head is compared with its last event.
+    let _snapshot =
+        connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose().map_err(wrap)?;
     let (store_id, head, chain) = connection
         .query_row("SELECT store_id, head, chain FROM log", [], |row| {
             Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, u64>(1)?, row.get::<_, ChainHash>(2)?))
