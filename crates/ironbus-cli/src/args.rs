@@ -241,10 +241,11 @@ pub(crate) struct Backup {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Overwrites nothing: the data directory must hold no log, and the place neither. The log keeps its id and begins a new epoch after the copy's \
-last event. Readers that have seen what the copy hasn't are told to begin anew; the others go on where they are.
+Overwrites nothing: the data directory must hold no log, and the place neither. The log keeps its id and begins a \
+new epoch after the copy's last event. Readers that have seen what the copy hasn't are told to begin anew; the others \
+go on where they are.
 
-Example:
+Examples:
   ironbus restore /backups/shop --data ./ironbus-data
   ironbus restore /backups/shop --data ./ironbus-data --log-at s3://bucket/shop")]
 pub(crate) struct Restore {

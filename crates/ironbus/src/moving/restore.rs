@@ -6,7 +6,7 @@ use super::{Found, LogPlace, LogPlaces, MoveError};
 use crate::event::{Epoch, Position};
 use crate::key::EventFilter;
 use crate::store::sqlite::{Copied, RESTORED, restored_epoch};
-use crate::store::{CopyFailure, CopyOf, EpochStart, EventStore, Lineage, Log, LogEnd, ReadError};
+use crate::store::{CopyFailure, CopyOf, EpochStart, EventStore, Lineage, Log, LogCopy, LogEnd, ReadError};
 use crate::tail::{RingLimits, Tail};
 
 /// How many events are copied at a time.
@@ -37,30 +37,42 @@ pub async fn restore(
         return Err(not_empty("it accepts appends itself".into()).into());
     };
     let made_so_far = made.end().head;
-    if made_so_far > Position::START {
+    let filled = if made_so_far > Position::START {
+        let reason = format!("it holds {made_so_far} events already, and a restore overwrites nothing");
+        Err(not_empty(reason).into())
+    } else {
+        fill(&mut *made, copy, end.head, &mut progress).await
+    };
+    if let Err(error) = filled {
         made.close().await;
-        return Err(not_empty(format!(
-            "it holds {made_so_far} events already, and a restore overwrites nothing"
-        ))
-        .into());
+        return Err(error);
     }
-    while made.end().head < end.head {
-        let after = made.end().head;
-        progress(after.0, end.head.0);
-        let limit = usize::try_from(PAGE.min(end.head.0 - after.0)).expect("a page fits into memory");
-        let page = EventStore::read(copy, after, &EventFilter::everything(), limit).await?;
-        if page.events.is_empty() {
-            return Err(cut(after, end.head).into());
-        }
-        made.add(page.events).await?;
-    }
-    progress(end.head.0, end.head.0);
     // Refused where the hash over all isn't that of the copy.
     let log = made.open(end, steps, RESTORED).await?;
     let epoch = log.head().await?.lineage.epoch();
     log.close().await;
     let chain = blake3::Hash::from_bytes(end.chain).to_hex().to_string();
     Ok(Copied { events: end.head.0, head: end.head, epoch, chain })
+}
+
+async fn fill(
+    made: &mut dyn LogCopy,
+    copy: &dyn Log,
+    head: Position,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<(), MoveError> {
+    while made.end().head < head {
+        let after = made.end().head;
+        progress(after.0, head.0);
+        let limit = usize::try_from(PAGE.min(head.0 - after.0)).expect("a page fits into memory");
+        let page = EventStore::read(copy, after, &EventFilter::everything(), limit).await?;
+        if page.events.is_empty() {
+            return Err(cut(after, head).into());
+        }
+        made.add(page.events).await?;
+    }
+    progress(head.0, head.0);
+    Ok(())
 }
 
 fn cut(at: Position, head: Position) -> ReadError {
