@@ -61,7 +61,7 @@ mutant "a batch sees only the versions before it" $core/store/sqlite/writer.rs \
   "planned.insert(&write.aggregate, Sequence(actual.0 + write.events.len() as u64));" \
   "planned.insert(&write.aggregate, actual);" -p ironbus --test contract --test appends
 mutant "what overflows a slot is forgotten" $core/tail/slot.rs \
-  "state.look_from = Some(position);" "" -p ironbus --test subscriptions --test contract
+  "_ => state.look_from = Some(position)," "_ => {}," -p ironbus --test subscriptions
 mutant "a reader that left the ring goes on from where the ring is" $core/subscription.rs \
   "Looked::Gone => self.fall_back_to_log()," \
   "Looked::Gone => self.cursor = self.tail.head()," -p ironbus --test subscriptions --test contract
@@ -71,6 +71,20 @@ mutant "events wait in the ring, but nobody is told" $core/tail/mod.rs \
 mutant "the head is read after the slot's state was taken for empty" $core/subscription.rs \
   "self.cursor = self.cursor.max(head);" "self.cursor = Position(self.cursor.max(head).0 + 1);" \
   -p ironbus --test subscriptions --test contract
+mutant "what a socket didn't take is forgotten" crates/ironbus-server/src/sse/shard.rs \
+  "        if let Some(rest) = self.rest.take() {" "        if let Some(rest) = self.rest.take().filter(|_| false) {" \
+  -p ironbus-server --test http stream
+mutant "a client that was told of something while it is served isn't served again" \
+  crates/ironbus-server/src/sse/shard.rs \
+  "                self.notice.left.store(false, Ordering::Release);" "" -p ironbus-server --test http stream
+mutant "a stream is taken although an earlier answer is still owed" crates/ironbus-server/src/sse/takeover.rs \
+  "if !may || owed.load(Ordering::Acquire)" "if !may" -p ironbus-server --test http stream
+mutant "a shard sends after the credentials have expired" crates/ironbus-server/src/sse/shard.rs \
+  "if self.until.is_some_and(|until| until <= now)" "if self.until.is_some_and(|_| false)" \
+  -p ironbus-server --test http sessions
+mutant "a page that was read ahead is kept though its epoch has ended" $core/subscription.rs \
+  "        self.forget_noted();
+        self.ahead = None;" "        self.forget_noted();" -p ironbus --test following
 mutant "a session's events are shown to all" $core/key/filter.rs \
   "(Some(_), Self::Public) => false" "(Some(_), Self::Public) => true" -p ironbus --test contract
 mutant "the head is the tail's, which a reader of the file may be ahead of" $core/store/sqlite/mod.rs \

@@ -16,6 +16,9 @@ use tokio::runtime::Runtime;
 
 use crate::table::{Table, grouped, median, micros, per_second};
 
+/// How many events an aggregate gets: about as many as in the real logs (65,533 over 7,554; 8,577 over 1,434).
+const LIFE: u64 = 8;
+
 pub(crate) fn payload() -> Json {
     Json::of(&["x".repeat(290)]).expect("a text")
 }
@@ -108,7 +111,7 @@ async fn append_ours(folder: &Path, durability: Durability, clients: usize, span
     turn
 }
 
-/// Appends of one event each by so many clients, each to an aggregate that it alone writes to and begins.
+/// Appends of one event each by so many clients, each to aggregates that it alone writes to and begins.
 pub(crate) async fn append_to(store: Arc<dyn EventStore>, clients: usize, span: Duration) -> Turn {
     let run = uuid::Uuid::now_v7();
     let began = Instant::now();
@@ -116,15 +119,18 @@ pub(crate) async fn append_to(store: Arc<dyn EventStore>, clients: usize, span: 
         .map(|client| {
             let store = store.clone();
             tokio::spawn(async move {
-                let aggregate = Aggregate::new("Bench", format!("{run} {client}")).expect("valid");
-                let (payload, mut latencies, mut version) = (payload(), histogram(), 0);
-                while began.elapsed() < span {
+                let (payload, mut latencies) = (payload(), histogram());
+                for number in 0_u64.. {
+                    if began.elapsed() >= span {
+                        break;
+                    }
+                    let name = format!("{run} {client} {}", number / LIFE);
+                    let aggregate = Aggregate::new("Bench", name).expect("valid");
                     let event = NewEvent::new("Measured", payload.clone());
-                    let expected = ExpectedVersion::Exact(Sequence(version));
+                    let expected = ExpectedVersion::Exact(Sequence(number % LIFE));
                     let one = Instant::now();
-                    store.append(Append::to(aggregate.clone(), expected, vec![event])).await.expect("stored");
+                    store.append(Append::to(aggregate, expected, vec![event])).await.expect("stored");
                     latencies.record(nanos(one)).expect("in range");
-                    version += 1;
                 }
                 latencies
             })
@@ -154,11 +160,15 @@ fn append_plain(folder: &Path, synchronous: &str, clients: usize, span: Duration
         .map(|client| {
             let connection = Arc::clone(&connection);
             std::thread::spawn(move || {
-                let (payload, mut latencies) = (payload(), histogram());
-                while began.elapsed() < span {
+                let (run, payload, mut latencies) = (uuid::Uuid::now_v7(), payload(), histogram());
+                for number in 0_u64.. {
+                    if began.elapsed() >= span {
+                        break;
+                    }
+                    let name = format!("{run} {client} {}", number / LIFE);
                     let one = Instant::now();
                     let connection = connection.lock().expect("not poisoned");
-                    insert_plain(&connection, &client.to_string(), &payload).expect("stored");
+                    insert_plain(&connection, &name, &payload).expect("stored");
                     drop(connection);
                     latencies.record(nanos(one)).expect("in range");
                 }

@@ -4,9 +4,12 @@
 //! Every payload has about 300 bytes. Ours and the baseline run in turns, and medians of the turns are told.
 
 mod appends;
+mod crowd;
 mod fanout;
+mod growth;
 mod invalidation;
 mod reads;
+mod sse;
 mod stores;
 mod table;
 mod zenoh;
@@ -16,13 +19,30 @@ use std::path::Path;
 use table::Table;
 
 /// What can be chosen; without a choice all are taken.
-const NAMES: [&str; 6] = ["appends", "reads", "stores", "invalidation", "fanout", "zenoh"];
+const NAMES: [&str; 8] = ["appends", "reads", "stores", "invalidation", "fanout", "zenoh", "sse", "growth"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == zenoh::RECEIVE) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         return zenoh::receive(&runtime.expect("a runtime"), &arguments[1..]);
+    }
+    if arguments.first().is_some_and(|first| first == sse::LOAD || first == sse::SERVER) {
+        return sse::run(&arguments);
+    }
+    // Beside the build, because a temporary folder may be in memory, where a sync costs nothing.
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    std::fs::create_dir_all(&place).expect("the target folder");
+    match arguments.first().map(String::as_str) {
+        Some(crowd::CLIENTS) => return crowd::run_clients(),
+        Some("crowd") => match crowd::measure(&arguments[1..], &place) {
+            Ok(table) => return println!("{table}"),
+            Err(wrong) => {
+                eprintln!("{wrong}");
+                std::process::exit(2);
+            }
+        },
+        _ => {}
     }
     let (options, chosen): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).partition(|argument| argument.starts_with('-'));
@@ -37,9 +57,6 @@ fn main() {
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    // Beside the build, because a temporary folder may be in memory, where a sync costs nothing.
-    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
-    std::fs::create_dir_all(&place).expect("the target folder");
     let mut table = Table::default();
     if is_chosen("appends") {
         appends::measure(&runtime, &place, quick, &mut table);
@@ -59,5 +76,21 @@ fn main() {
     if is_chosen("fanout") {
         fanout::measure(&runtime, &place, quick, &mut table);
     }
+    if is_chosen("sse") {
+        sse::measure(&place, quick, &mut table);
+    }
+    let mut flat = true;
+    if is_chosen("growth") {
+        let picture = if quick {
+            place.join("growth.svg")
+        } else {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/images/growth.svg")
+        };
+        flat = growth::measure(&runtime, &place, &picture, quick, &mut table);
+    }
     println!("{table}");
+    if !flat {
+        eprintln!("a cost grows with what it must not grow with");
+        std::process::exit(1);
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line: every command, flag and help text.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -152,6 +153,11 @@ pub(crate) struct Serve {
     /// Listen on an address that isn't loopback although nothing is encrypted or authenticated
     #[arg(long, env = "IRONBUS_ALLOW_PLAINTEXT_REMOTE")]
     pub(crate) allow_plaintext_remote: bool,
+
+    /// How many connections, streams among them, are served at the same time; further ones wait [default: 16384, or
+    /// what the limit on open files allows]
+    #[arg(long, value_name = "COUNT", env = "IRONBUS_MAX_CONNECTIONS")]
+    pub(crate) max_connections: Option<NonZeroUsize>,
 
     #[command(flatten)]
     pub(crate) network: Network,

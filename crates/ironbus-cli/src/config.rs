@@ -4,7 +4,7 @@
 //! relative to the file. An unknown key is an error, because a misspelt one would be a setting lost.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ pub(crate) struct Serve {
     pub(crate) session_secret_file: Option<PathBuf>,
     pub(crate) cors_origins: Vec<String>,
     pub(crate) allow_plaintext_remote: bool,
+    pub(crate) max_connections: Option<NonZeroUsize>,
     pub(crate) migration: Migration,
 }
 

@@ -11,6 +11,7 @@ mod config;
 mod failure;
 mod import;
 mod network;
+mod open_files;
 mod output;
 mod secrets;
 

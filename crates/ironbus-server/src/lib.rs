@@ -58,6 +58,10 @@ pub struct ServerOptions {
     pub check_host: bool,
     /// How many connections are served at the same time; further ones wait to be accepted.
     pub max_connections: usize,
+    /// How many threads write to the clients of live streams, which then cost a fraction of what a connection costs
+    /// otherwise. As many as there are processors by default; they sleep while nothing is to be written. With 0 a
+    /// stream is the body of its response like any other.
+    pub stream_threads: usize,
 }
 
 impl Default for ServerOptions {
@@ -73,6 +77,7 @@ impl Default for ServerOptions {
             operators: Operators::default(),
             check_host: true,
             max_connections: 16_384,
+            stream_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         }
     }
 }

@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::routes::router;
+use crate::sse::{Shards, Taken, taking_over};
 use crate::{Problem, ServerOptions};
-
-type Service = TowerToHyperService<axum::Router>;
 
 /// Serves a node on a listener until `shutdown` is cancelled; then accepts no more, ends every stream,
 /// lets requests under way finish for [`ServerOptions::drain`], and returns.
@@ -33,6 +32,8 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let (drain, max_connections) = (options.drain, options.max_connections);
     let request_timeout = options.request_timeout;
+    let mut shards = Shards::start(options.stream_threads)?;
+    let door = shards.door();
     let service = TowerToHyperService::new(router(node, options, shutdown.clone()));
     let connections = Arc::new(Semaphore::new(max_connections));
     let tasks = TaskTracker::new();
@@ -42,17 +43,23 @@ pub async fn serve(
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &connections) => accepted,
+            failed = shards.failed() => Err(failed),
         };
         let (stream, turn) = accepted?;
-        let serving = serve_connection(stream, service.clone(), request_timeout, shutdown.clone());
-        let cut = cut.clone();
+        let (cut, door) = (cut.clone(), door.clone());
+        let may = door.is_some();
+        let serving = serve_connection(stream, service.clone(), may, request_timeout, shutdown.clone());
         tasks.spawn(async move {
-            let _ = cut.run_until_cancelled(serving).await;
-            drop(turn);
+            let served = cut.run_until_cancelled(serving).await.flatten();
+            let (Some(door), Some((stream, taken))) = (door, served) else { return drop(turn) };
+            if let Err(error) = door.enter(stream, taken, turn) {
+                tracing::warn!(%error, "a stream can't be served; its client will come again");
+            }
         });
     }
     drop(listener);
     tasks.close();
+    shards.stop().await;
     if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "requests that were not done in time are cut off");
         cut.cancel();
@@ -61,22 +68,29 @@ pub async fn serve(
     Ok(())
 }
 
+/// Serves a connection until it ends, or until it is a live stream, which is then given back to be served without
+/// HTTP.
 async fn serve_connection(
     stream: TcpStream,
-    service: Service,
+    routes: TowerToHyperService<axum::Router>,
+    may_be_taken: bool,
     request_timeout: Duration,
     shutdown: CancellationToken,
-) {
+) -> Option<(TcpStream, Taken)> {
     // Small frames are sent as they come: a live event must not wait for the one after it.
     let _ = stream.set_nodelay(true);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(request_timeout);
+    let (service, stream, mut taken) = taking_over(routes, stream, may_be_taken);
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let mut draining = pin!(shutdown.cancelled());
     let mut told = false;
     let ended = loop {
         tokio::select! {
             ended = &mut connection => break ended,
+            Ok(taken) = &mut taken, if may_be_taken && !taken.is_terminated() => {
+                return Some((connection.into_parts().io.into_inner().into_inner(), taken));
+            }
             () = &mut draining, if !told => {
                 told = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -84,7 +98,7 @@ async fn serve_connection(
         }
     };
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
+    let mut stream = parts.io.into_inner().into_inner();
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended");
         // Where nothing was read the connection was only idle, and its client expects no answer.
@@ -99,6 +113,7 @@ async fn serve_connection(
         }
     }
     linger(stream).await;
+    None
 }
 
 /// How long a client that was answered may pause while it still sends; ten times as long in all.

@@ -3,8 +3,8 @@
 //! Its whole state is a cursor and a filter. It registers with the tail before it reads the log, so that
 //! what is committed in between is noted for it; then it reads the log page by page until the ring
 //! reaches back to its cursor, goes over to the ring, and from there lives on what the tail notes. When it
-//! is too slow for the ring it reads the log again. So it holds at most one page of the log in memory and
-//! slows nobody.
+//! is too slow for the ring it reads the log again. While it reads, the next page is fetched as the reader goes through
+//! the one before. So it holds at most two pages of the log in memory and slows nobody.
 //!
 //! Invariant: `cursor` never goes back (but by a reset, which is told), every matching event at or before
 //! `cursor` has been delivered (or stands in `ready`), and none after it has.
@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 use crate::event::{Cursor, Epoch, Position, StoredEvent};
 use crate::key::EventFilter;
 use crate::store::{EventStore, Page, ReadError, ResetReason};
-use crate::tail::{Looked, Registered, Rewound, Slot, Tail, Waiting};
+use crate::tail::{Looked, Registered, Rewound, Run, Runs, Slot, Tail, Waiting};
 
 /// Where a subscription begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,17 +76,20 @@ pub struct Subscription {
     store: Arc<dyn EventStore>,
     tail: Arc<Tail>,
     slot: Arc<Slot>,
-    filter: EventFilter,
     cursor: Position,
     /// The epoch that the cursor is of.
     epoch: Epoch,
     /// The rewinds of the tail that this subscription has taken note of.
     rewinds: usize,
     mode: Mode,
+    /// The page after the one that is being gone through, and after which position it begins.
+    ahead: Option<Box<Ahead>>,
     ready: VecDeque<Arc<StoredEvent>>,
-    hints: VecDeque<Position>,
+    /// What the tail noted and isn't in `ready` yet, and from where on to look at the ring after that.
+    runs: Runs,
+    look_from: Option<Position>,
     caught_up: Option<CaughtUp>,
-    watermarks: Option<Watermarks>,
+    watermarks: Option<Box<Watermarks>>,
     reads_of_log: u64,
 }
 
@@ -96,7 +99,7 @@ enum Mode {
     /// Asks the store whether the cursor, which is of this epoch, may be resumed.
     Resuming(Epoch, Option<Reading<ResumeCheck>>),
     /// Reads the log from the cursor.
-    Log(Option<Reading<Page>>),
+    Log(Option<Box<Ahead>>),
     /// Looks at every event of the ring after the cursor.
     Ring,
     /// Waits for what the tail notes.
@@ -114,6 +117,13 @@ enum CaughtUp {
     ToSay,
 }
 
+struct Ahead {
+    after: Position,
+    page: Reading<Page>,
+    /// The page, once it is there.
+    read: Option<Result<Page, ReadError>>,
+}
+
 struct Watermarks {
     every: Duration,
     told: Position,
@@ -121,7 +131,10 @@ struct Watermarks {
 }
 
 /// How many events of the log one page holds, and so how many wait in memory at the most.
-const PAGE: usize = 256;
+const PAGE: usize = 512;
+
+/// For how many events a subscription that waits keeps room.
+const KEPT: usize = 16;
 
 /// How many events of the ring are looked at before others get their turn.
 const LOOK: usize = 512;
@@ -141,20 +154,21 @@ impl Subscription {
     /// A subscription over a store and the tail that follows the same log.
     #[must_use]
     pub fn new(store: Arc<dyn EventStore>, tail: Arc<Tail>, filter: EventFilter, start: Start) -> Self {
-        let Registered { slot, found, head, rewinds } = tail.register(filter.clone());
+        let Registered { slot, found, head, rewinds } = tail.register(filter);
         let (cursor, mode) = begin(start, head);
         let mode = if found { mode } else { Mode::Finding(start) };
         Self {
             store,
             tail,
             slot,
-            filter,
             cursor,
             epoch: head.epoch,
             rewinds,
             mode,
+            ahead: None,
             ready: VecDeque::new(),
-            hints: VecDeque::new(),
+            runs: Runs::new(),
+            look_from: None,
             caught_up: None,
             watermarks: None,
             reads_of_log: 0,
@@ -173,7 +187,7 @@ impl Subscription {
     #[must_use]
     pub fn with_watermarks(mut self, every: Duration) -> Self {
         let timer = Box::pin(tokio::time::sleep(every));
-        self.watermarks = Some(Watermarks { every, told: self.cursor, timer });
+        self.watermarks = Some(Box::new(Watermarks { every, told: self.cursor, timer }));
         self
     }
 
@@ -326,26 +340,35 @@ impl Subscription {
 
     fn poll_log(&mut self, context: &mut Context<'_>) -> Step {
         let Mode::Log(page) = &mut self.mode else { return Step::Again };
-        let reads = &mut self.reads_of_log;
+        let cursor = self.cursor;
         let reading = page.get_or_insert_with(|| {
-            *reads += 1;
-            let (store, after, filter) = (Arc::clone(&self.store), self.cursor, self.filter.clone());
-            Box::pin(async move { store.read(after, &filter, PAGE).await })
+            let ahead = self.ahead.take().filter(|ahead| ahead.after == cursor);
+            ahead.unwrap_or_else(|| {
+                self.reads_of_log += 1;
+                Box::new(Ahead::begin(&self.store, self.slot.filter(), cursor))
+            })
         });
-        match reading.as_mut().poll(context) {
-            Poll::Pending => Step::Wait,
-            Poll::Ready(Err(error)) => {
+        let Poll::Ready(read) = reading.poll(context) else { return Step::Wait };
+        match read {
+            Err(error) => {
                 *page = None;
                 self.failed(error)
             }
             // The tail has more, so to ask again would be to ask without end.
-            Poll::Ready(Ok(page)) if page.through <= self.cursor => {
+            Ok(page) if page.through <= self.cursor => {
                 self.mode = Mode::Ring;
                 let reason = format!("it ends at {}, and more has been told of it", page.head);
                 Step::Yield(Err(ReadError::Unavailable { reason }))
             }
-            Poll::Ready(Ok(page)) => {
+            Ok(page) => {
                 self.cursor = page.through;
+                // There is more, and much of it: read while this is gone through.
+                if page.events.len() >= PAGE && page.head.0 - page.through.0 >= PAGE as u64 {
+                    self.reads_of_log += 1;
+                    let mut ahead = Box::new(Ahead::begin(&self.store, self.slot.filter(), page.through));
+                    ahead.go(context);
+                    self.ahead = Some(ahead);
+                }
                 self.ready.extend(page.events);
                 self.mode = Mode::Ring;
                 Step::Again
@@ -371,7 +394,8 @@ impl Subscription {
         }
         let Rewound { rewinds, epoch, kept, now } = self.tail.rewound_since(self.rewinds);
         (self.rewinds, self.epoch) = (rewinds, now);
-        self.hints.clear();
+        self.forget_noted();
+        self.ahead = None;
         if let Mode::Resuming(_, asking) = &mut self.mode {
             // The answer may be on its way from the epoch that has ended: the new one is asked.
             *asking = None;
@@ -399,9 +423,10 @@ impl Subscription {
 
     fn look_at_ring(&mut self) -> Step {
         let ready = &mut self.ready;
-        match self.tail.look(self.cursor, LOOK, &self.filter, |event| ready.push_back(event)) {
+        match self.tail.look(self.cursor, LOOK, self.slot.filter(), |event| ready.push_back(event)) {
             Looked::Gone => self.fall_back_to_log(),
             Looked::Through(through) => {
+                self.ahead = None;
                 if through == self.cursor {
                     self.mode = Mode::Live;
                 }
@@ -413,8 +438,13 @@ impl Subscription {
 
     fn fall_back_to_log(&mut self) {
         self.mode = Mode::Log(None);
-        self.hints.clear();
+        self.forget_noted();
         self.catch_up_again();
+    }
+
+    fn forget_noted(&mut self) {
+        self.runs.clear();
+        self.look_from = None;
     }
 
     fn catch_up_again(&mut self) {
@@ -424,17 +454,21 @@ impl Subscription {
     }
 
     fn poll_live(&mut self, context: &mut Context<'_>) -> Step {
-        while let Some(position) = self.hints.pop_front() {
-            if position <= self.cursor {
+        while let Some(run) = self.runs.first() {
+            let (first, last) = (run.first.max(self.cursor.next()), run.last);
+            if first > last {
+                self.runs.remove(0);
                 continue;
             }
-            let Some(event) = self.tail.get(position) else {
+            let room = (LOOK - self.ready.len()) as u64;
+            let some = Run { first, last: last.min(Position(first.0 + room - 1)) };
+            let ready = &mut self.ready;
+            if !self.tail.collect(some, |event| ready.push_back(event)) {
                 self.fall_back_to_log();
                 return Step::Again;
-            };
-            // Between the cursor and a hint nothing matches: the tail notes every match in order.
-            self.cursor = position;
-            self.ready.push_back(event);
+            }
+            // Between the cursor and a run nothing matches: the tail notes every match in order.
+            self.cursor = some.last;
             if self.ready.len() >= LOOK {
                 break;
             }
@@ -442,15 +476,17 @@ impl Subscription {
         if !self.ready.is_empty() {
             return Step::Again;
         }
+        if let Some(from) = self.look_from.take() {
+            // More waits than was noted run by run: all runs come before it, and nothing between them matches.
+            self.cursor = self.cursor.max(Position(from.0 - 1));
+            self.mode = Mode::Ring;
+            return Step::Again;
+        }
         // The head is read before the slot: what the slot doesn't know by then doesn't match.
         let head = self.tail.head();
         match self.slot.take(context.waker()) {
-            Waiting::Events { hints, look_from } => {
-                self.hints = hints;
-                if let Some(from) = look_from {
-                    // All hints come before it, and nothing between them matches.
-                    self.take_hints_then_look(from);
-                }
+            Waiting::Events { runs, look_from } => {
+                (self.runs, self.look_from) = (runs, look_from);
                 Step::Again
             }
             // Seen when the next round compares the rewinds.
@@ -461,26 +497,12 @@ impl Subscription {
             }
             Waiting::Nothing => {
                 self.cursor = self.cursor.max(head);
+                if self.ready.capacity() > KEPT {
+                    self.ready = VecDeque::new();
+                }
                 self.idle(context)
             }
         }
-    }
-
-    /// More events wait than the slot noted one by one: after the noted ones, looks at the ring itself.
-    fn take_hints_then_look(&mut self, from: Position) {
-        while let Some(position) = self.hints.pop_front() {
-            if position <= self.cursor {
-                continue;
-            }
-            let Some(event) = self.tail.get(position) else {
-                self.fall_back_to_log();
-                return;
-            };
-            self.cursor = position;
-            self.ready.push_back(event);
-        }
-        self.cursor = self.cursor.max(Position(from.0 - 1));
-        self.mode = Mode::Ring;
     }
 
     /// Nothing waits: time to say where the subscription stands, if that was asked for.
@@ -499,6 +521,28 @@ impl Subscription {
             }
         }
         Step::Wait
+    }
+}
+
+impl Ahead {
+    fn begin(store: &Arc<dyn EventStore>, filter: &EventFilter, after: Position) -> Self {
+        let (store, filter) = (Arc::clone(store), filter.clone());
+        let page = Box::pin(async move { store.read(after, &filter, PAGE).await });
+        Self { after, page, read: None }
+    }
+
+    /// Lets it go on, although nobody waits for it yet.
+    fn go(&mut self, context: &mut Context<'_>) {
+        if self.read.is_none()
+            && let Poll::Ready(read) = self.page.as_mut().poll(context)
+        {
+            self.read = Some(read);
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Page, ReadError>> {
+        self.go(context);
+        self.read.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -525,7 +569,7 @@ impl Drop for Subscription {
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subscription")
-            .field("pattern", &self.filter.pattern)
+            .field("pattern", &self.slot.filter().pattern)
             .field("cursor", &self.cursor())
             .finish_non_exhaustive()
     }

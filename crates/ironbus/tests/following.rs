@@ -460,6 +460,32 @@ async fn a_page_that_was_on_its_way_when_its_epoch_ended_is_not_taken() {
     assert_eq!((log.len(), node.tail.head()), (7, Position(7)));
 }
 
+/// Nothing that was yielded was cut off, but of what was read ahead.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_was_read_ahead_when_its_epoch_ended_is_not_taken() {
+    let node = Node::found(8).await;
+    // More than the ring holds, so that the log is read.
+    node.commit(20_000);
+    node.beat(20_000, None).await;
+    node.until(20_000).await;
+    let mut events = node.store.subscribe(EventFilter::everything(), Start::Beginning);
+    for position in 1..=200 {
+        assert_eq!(event(&mut events).await.position, Position(position));
+    }
+    idle().await;
+    assert_eq!(events.reads_of_log(), 2, "the page that is gone through, and the one after it");
+    node.far.promote(Position(600));
+    let others = (10_000..11_000).map(numbered).collect();
+    node.far.commit(&Append::to(aggregate("A", "0"), ExpectedVersion::Any, others));
+    node.beat(1600, None).await;
+    idle().await;
+    let log = node.far.events();
+    for expected in &log[200..] {
+        assert_eq!(event(&mut events).await, *expected);
+    }
+    assert_eq!(log.len(), 1600);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_end_stays_one_whatever_becomes_of_the_log() {
     let node = Node::found(8).await;

@@ -420,3 +420,40 @@ async fn a_reader_may_resume_after_whatever_it_has_read_also_before_the_tail_has
     }
     assert!(ahead > 0, "no reader was ahead of the tail, so nothing was tested");
 }
+
+/// Live readers that ask only when much has been noted for them: in one run, in runs apart, and in more runs than a
+/// slot keeps.
+#[tokio::test]
+async fn a_live_reader_that_comes_late_gets_all_that_was_noted() {
+    const EVENTS: u64 = 3000;
+    let store = SteppedStore::new(usize::try_from(EVENTS).expect("small"));
+    let patterns = ["events/**", "events/A/0/**", "events/B/**", "events/A/1/**"];
+    let mut readers = Vec::new();
+    for pattern in patterns {
+        let filter = EventFilter::public(pattern.parse().expect("a pattern"));
+        let mut events = store.subscribe(filter.clone(), Start::Live).with_caught_up();
+        let first = within("caught up", events.next()).await.expect("open").expect("readable");
+        assert_eq!(first, Delivery::CaughtUp(Position::START));
+        readers.push((filter, events));
+    }
+    for n in 1..=EVENTS {
+        // 0 to 2,000: every second one is of A 0; then long stretches of B with one of A 1 between them.
+        let to = match (n, n % 2, n % 100) {
+            (..=2000, 0, _) => aggregate("A", "0"),
+            (2001.., _, 0) => aggregate("A", "1"),
+            _ => aggregate("B", "0"),
+        };
+        store.commit(&Append::to(to, ExpectedVersion::Any, vec![numbered(n)]));
+    }
+    store.publish();
+    for (filter, mut events) in readers {
+        let expected: Vec<_> = store.events().into_iter().filter(|event| filter.matches(event)).collect();
+        let mut seen = Vec::new();
+        while seen.len() < expected.len() {
+            let next = within("an event", events.next_event()).await.expect("open").expect("readable");
+            seen.push(next);
+        }
+        assert_eq!(seen, expected, "{:?}", filter.pattern);
+        assert_eq!(events.reads_of_log(), 0, "the ring had them all");
+    }
+}

@@ -17,6 +17,7 @@ use crate::args;
 use crate::config::{Config, LISTEN, Serve};
 use crate::failure::{Failure, Kind};
 use crate::network;
+use crate::open_files;
 use crate::output::count;
 use crate::secrets::session_tokens;
 
@@ -127,6 +128,7 @@ impl Settings {
             migration: (&config.migration).into(),
             durability: args.durability.or(config.durability).map(Into::into).unwrap_or_default(),
             server: ServerOptions {
+                max_connections: open_files::connections(args.max_connections.or(config.max_connections)),
                 access,
                 operators,
                 cors_origins: origins.clone(),

@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use bytes::{BufMut, BytesMut};
@@ -12,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::query::{Strict, filter, pattern};
-use crate::sse::{SseBody, control, event_stream, reset};
+use crate::sse::{LiveStream, control, reset, stream_response};
 use crate::{App, Problem};
 
 #[derive(Deserialize)]
@@ -101,7 +100,6 @@ async fn follow(
             Start::Beginning
         }
     };
-    let events = store.subscribe(filter, start).with_caught_up().with_watermarks(app.options.heartbeat);
-    let body = SseBody::new(app, events, wanted.names, until, hello.freeze());
-    Ok(event_stream(Body::new(body)))
+    let events = store.subscribe(filter, start).with_caught_up();
+    Ok(stream_response(LiveStream::new(app, events, wanted.names, until), hello.freeze()))
 }

@@ -6,7 +6,7 @@ use crate::support::{PATIENCE, Server};
 use ironbus_server::ServerOptions;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_starts_live_or_from_the_beginning() {
@@ -172,4 +172,153 @@ async fn a_head_or_a_body_that_is_stuck_half_way_is_ended_and_others_are_served(
         assert!(answer.contains("application/problem+json") && answer.contains(kind), "{answer}");
     }
     assert_eq!(server.get("/v1/events").await.json()["head"], 0);
+}
+
+/// A connection on which a stream is asked for as a browser does, with as little room for what comes as there can be.
+async fn narrow(address: std::net::SocketAddr, requests: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(2048).expect("a small buffer");
+    let mut stream = socket.connect(address).await.expect("connects");
+    stream.write_all(requests.as_bytes()).await.expect("sends");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_before_a_stream_on_its_connection_are_answered_first() {
+    let server = Server::start().await;
+    let large = format!(r#"{{"events":[{{"event_type":"A","payload":"{}"}}]}}"#, "x".repeat(600_000));
+    for _ in 0..8 {
+        assert_eq!(server.post("/v1/aggregates/Big/1/events", &*large).await.status, 201);
+    }
+    // Nothing is read while the server answers, so the large answer doesn't fit and is still owed when the stream is
+    // asked for.
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    for before in ["/healthz", "/v1/events"] {
+        let mut connection =
+            narrow(server.address, &(get(before) + &get("/v1/stream?after=7") + &get("/healthz"))).await;
+        let (mut text, mut buffer, mut begun) = (Vec::new(), vec![0; 1 << 16], false);
+        let read_all = async {
+            // As bodies, a chunk ends in a line of its own.
+            while !begun || !(text.ends_with(b"\n\n") || text.ends_with(b"\n\n\r\n")) {
+                let read = connection.read(&mut buffer).await.expect("readable");
+                assert!(read > 0, "the connection ended: {}", String::from_utf8_lossy(&text));
+                let known = text.len().saturating_sub(8);
+                text.extend_from_slice(&buffer[..read]);
+                begun |= text[known..].windows(8).any(|bytes| bytes == b"id: 1.8\n");
+            }
+        };
+        tokio::time::timeout(PATIENCE, read_all).await.expect("a whole frame at the end");
+        let text = String::from_utf8_lossy(&text);
+        let answers: Vec<_> = text.match_indices("HTTP/1.1 200 OK").collect();
+        assert_eq!(answers.len(), 2, "{}", &text[..500]);
+        let (first, second) = text.split_at(answers[1].0);
+        assert!(second.contains("text/event-stream") && second.contains("id: 1.8\n"));
+        assert_eq!(first.contains("\"head\":8"), before == "/v1/events", "{}", &first[first.len() - 100..]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_or_never_stops_talking_gives_its_place_free() {
+    let options = ServerOptions { max_connections: 3, ..Default::default() };
+    let server = Server::with(options).await;
+    let request = "GET /v1/stream HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    for round in 0..4 {
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            let mut client = narrow(server.address, request).await;
+            let mut first = [0; 15];
+            let read = client.read_exact(&mut first);
+            tokio::time::timeout(PATIENCE, read).await.expect("served").expect("readable");
+            assert_eq!(&first, b"HTTP/1.1 200 OK");
+            open.push(client);
+        }
+        assert_eq!(server.node.open_streams(), 3);
+        // One that sends without end is cut off, however long its stream would be. As a body, it is never read from.
+        if round == 3 && !env!("CARGO_CRATE_NAME").ends_with("as_bodies") {
+            let mut talker = open.remove(0);
+            let talk = async { while talker.write_all(&[b'x'; 4096]).await.is_ok() {} };
+            tokio::time::timeout(PATIENCE, talk).await.expect("cut off");
+        }
+        drop(open);
+        let gone = async {
+            while server.node.open_streams() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("all have gone");
+    }
+    assert_eq!(server.get("/healthz").await.status, 200);
+}
+
+/// Readers that read a little, wait, and read on, with patterns that match all, few and none of the events, through
+/// sockets that take a few frames: each gets what is for it, whole, once and in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_all_speeds_and_patterns_get_their_events_whole_and_in_order() {
+    const EVENTS: u64 = 3000;
+    let server = Server::start().await;
+    let patterns = ["**", "events/A/**", "events/A/3/**", "events/B/*/**", "events/C/**"];
+    let matches = |pattern: &str, position: u64| match pattern {
+        "**" => true,
+        "events/A/**" => position.is_multiple_of(2),
+        "events/A/3/**" => position.is_multiple_of(2) && position % 7 == 3,
+        "events/B/*/**" => !position.is_multiple_of(2),
+        _ => false,
+    };
+    let readers: Vec<_> = (0..60)
+        .map(|number| {
+            let (address, pattern) = (server.address, patterns[number % patterns.len()]);
+            let expected: Vec<u64> = (1..=EVENTS).filter(|position| matches(pattern, *position)).collect();
+            tokio::spawn(async move {
+                let mut random = fastrand::Rng::with_seed(number as u64);
+                let request =
+                    format!("GET /v1/stream?after=0&pattern={pattern} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+                let mut stream = narrow(address, &request).await;
+                let (mut seen, mut text) = (Vec::new(), Vec::new());
+                while seen.len() < expected.len() {
+                    let mut buffer = vec![0; random.usize(1..9000)];
+                    let read = stream.read(&mut buffer).await.expect("readable");
+                    assert!(read > 0, "reader {number}: the stream ended after {} events", seen.len());
+                    text.extend_from_slice(&buffer[..read]);
+                    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                    let mut id = None;
+                    for line in std::str::from_utf8(&text[..whole]).expect("UTF-8").lines() {
+                        if let Some(cursor) = line.strip_prefix("id: 1.") {
+                            id = Some(cursor.parse::<u64>().expect("a position"));
+                        } else if let Some(data) = line.strip_prefix("data: ").filter(|_| id.is_some()) {
+                            let event: serde_json::Value = serde_json::from_str(data).expect("a whole event");
+                            assert_eq!(event["position"].as_u64(), id);
+                            seen.extend(id.take());
+                        }
+                    }
+                    // An id whose data hasn't come yet is looked at again with it.
+                    let keep = id.map_or(whole, |id| {
+                        let line = format!("id: 1.{id}\n");
+                        text.windows(line.len()).rposition(|bytes| bytes == line.as_bytes()).unwrap_or(whole)
+                    });
+                    text.drain(..keep);
+                    if random.u8(..8) == 0 {
+                        tokio::time::sleep(Duration::from_millis(random.u64(..40))).await;
+                    }
+                }
+                assert_eq!(seen, expected, "reader {number} of {pattern}");
+            })
+        })
+        .collect();
+    let payload = "x".repeat(400);
+    let mut position = 0;
+    while position < EVENTS {
+        let writes: Vec<_> = (0..100)
+            .map(|_| {
+                position += 1;
+                let kind = if position.is_multiple_of(2) { "A" } else { "B" };
+                let event = json!({ "event_type": "T", "payload": payload });
+                json!({ "aggregate_type": kind, "aggregate_id": (position % 7).to_string(), "events": [event] })
+            })
+            .collect();
+        let answer = server.post("/v1/events", json!({ "writes": writes }).to_string()).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+    }
+    for reader in readers {
+        tokio::time::timeout(3 * PATIENCE, reader).await.expect("in time").expect("all of it");
+    }
 }

@@ -53,6 +53,9 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
+        let as_bodies = env!("CARGO_CRATE_NAME").ends_with("as_bodies");
+        let stream_threads = if as_bodies { 0 } else { options.stream_threads };
+        let options = ServerOptions { stream_threads, ..options };
         let served = tokio::spawn(serve(node.clone(), listener, options, stop.clone()));
         // A connection of its own for each request: one that was idle may be closed by the server just when it's used.
         let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");

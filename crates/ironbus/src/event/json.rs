@@ -42,15 +42,15 @@ impl Json {
         Self(Bytes::from_static(b"{}"))
     }
 
-    /// Takes bytes that were checked when they were stored.
-    pub(crate) fn trusted(text: String) -> Self {
-        Self(text.into())
+    /// Takes text that was checked when it was stored.
+    pub(crate) fn trusted(text: &str) -> Self {
+        // What most metadata is: not worth a place in memory of its own.
+        if text == "{}" { Self::empty_object() } else { Self(Bytes::copy_from_slice(text.as_bytes())) }
     }
 
     /// Takes JSON that was checked.
     pub(super) fn of_raw(raw: &RawValue) -> Self {
-        // What most metadata is: not worth a place in memory of its own.
-        if raw.get() == "{}" { Self::empty_object() } else { Self::trusted(raw.get().to_owned()) }
+        Self::trusted(raw.get())
     }
 
     /// Reads the text as a `T`.
@@ -97,7 +97,7 @@ impl Serialize for Json {
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(Self::trusted(String::from(Box::<str>::from(raw))))
+        Ok(Self::of_raw(&raw))
     }
 }
 

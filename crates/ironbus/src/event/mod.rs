@@ -210,8 +210,8 @@ impl Metadata {
         &self.0
     }
 
-    /// Takes bytes that were checked when they were stored.
-    pub(crate) fn trusted(text: String) -> Self {
+    /// Takes text that was checked when it was stored.
+    pub(crate) fn trusted(text: &str) -> Self {
         Self(Json::trusted(text))
     }
 }

@@ -21,12 +21,18 @@ pub(crate) struct Index<T> {
     len: usize,
 }
 
+/// There may be two for each reader, so it is small: most of them have one thing hanging, or one below.
 struct Node<T> {
-    literal: HashMap<Box<str>, Node<T>>,
-    any: Option<Box<Node<T>>>,
-    any_number: Option<Box<Node<T>>>,
-    sub_wild: Vec<(Box<str>, Node<T>)>,
     hanging: Vec<T>,
+    below: Option<Box<Below<T>>>,
+    /// Apart from the others: what nearly all patterns end in.
+    any_number: Option<Box<Node<T>>>,
+}
+
+struct Below<T> {
+    literal: HashMap<Box<str>, Node<T>>,
+    any: Option<Node<T>>,
+    sub_wild: Vec<(Box<str>, Node<T>)>,
 }
 
 impl<T> Default for Index<T> {
@@ -37,13 +43,19 @@ impl<T> Default for Index<T> {
 
 impl<T> Default for Node<T> {
     fn default() -> Self {
-        Self {
-            literal: HashMap::new(),
-            any: None,
-            any_number: None,
-            sub_wild: Vec::new(),
-            hanging: Vec::new(),
-        }
+        Self { hanging: Vec::new(), below: None, any_number: None }
+    }
+}
+
+impl<T> Default for Below<T> {
+    fn default() -> Self {
+        Self { literal: HashMap::new(), any: None, sub_wild: Vec::new() }
+    }
+}
+
+impl<T> Below<T> {
+    fn is_empty(&self) -> bool {
+        self.literal.is_empty() && self.any.is_none() && self.sub_wild.is_empty()
     }
 }
 
@@ -55,7 +67,7 @@ impl<T: Hanging> Index<T> {
     pub(crate) fn insert(&mut self, pattern: &KeyPattern, one: T) {
         let mut node = &mut self.root;
         for chunk in pattern.chunks() {
-            node = node.child_mut(chunk);
+            node = node.child_mut(&chunk);
         }
         one.place().store(node.hanging.len(), Ordering::Relaxed);
         node.hanging.push(one);
@@ -64,7 +76,7 @@ impl<T: Hanging> Index<T> {
 
     /// Removes what was hung on this pattern; says whether it was still there.
     pub(crate) fn remove(&mut self, pattern: &KeyPattern, one: &T) -> bool {
-        let removed = self.root.remove(pattern.chunks(), one.place());
+        let removed = self.root.remove(&pattern.chunks(), one.place());
         self.len -= usize::from(removed);
         removed
     }
@@ -82,18 +94,22 @@ impl<T: Hanging> Index<T> {
 
 impl<T: Hanging> Node<T> {
     fn child_mut(&mut self, chunk: &PatternChunk) -> &mut Self {
+        if let PatternChunk::AnyNumber = chunk {
+            return self.any_number.get_or_insert_default();
+        }
+        let below = self.below.get_or_insert_default();
         match chunk {
-            PatternChunk::Literal(text) => self.literal.entry(text.clone()).or_default(),
-            PatternChunk::Any => self.any.get_or_insert_default(),
-            PatternChunk::AnyNumber => self.any_number.get_or_insert_default(),
+            PatternChunk::Literal(text) => below.literal.entry(text.clone()).or_default(),
+            PatternChunk::Any => below.any.get_or_insert_default(),
             PatternChunk::SubWild(text) => {
-                let known = self.sub_wild.iter().position(|(known, _)| known == text);
+                let known = below.sub_wild.iter().position(|(known, _)| known == text);
                 let at = known.unwrap_or_else(|| {
-                    self.sub_wild.push((text.clone(), Self::default()));
-                    self.sub_wild.len() - 1
+                    below.sub_wild.push((text.clone(), Self::default()));
+                    below.sub_wild.len() - 1
                 });
-                &mut self.sub_wild[at].1
+                &mut below.sub_wild[at].1
             }
+            PatternChunk::AnyNumber => unreachable!("looked at before"),
         }
     }
 
@@ -110,32 +126,24 @@ impl<T: Hanging> Node<T> {
             }
             return true;
         };
-        match chunk {
-            PatternChunk::Literal(text) => {
-                let Some(child) = self.literal.get_mut(text) else { return false };
-                let removed = child.remove(rest, place);
-                if child.is_empty() {
-                    self.literal.remove(text);
-                }
-                removed
+        if let PatternChunk::AnyNumber = chunk {
+            let Some(node) = &mut self.any_number else { return false };
+            let removed = node.remove(rest, place);
+            if node.is_empty() {
+                self.any_number = None;
             }
-            PatternChunk::Any => remove_below(&mut self.any, rest, place),
-            PatternChunk::AnyNumber => remove_below(&mut self.any_number, rest, place),
-            PatternChunk::SubWild(text) => {
-                let Some(at) = self.sub_wild.iter().position(|(known, _)| known == text) else {
-                    return false;
-                };
-                let removed = self.sub_wild[at].1.remove(rest, place);
-                if self.sub_wild[at].1.is_empty() {
-                    self.sub_wild.swap_remove(at);
-                }
-                removed
-            }
+            return removed;
         }
+        let Some(below) = &mut self.below else { return false };
+        let removed = below.remove(chunk, rest, place);
+        if below.is_empty() {
+            self.below = None;
+        }
+        removed
     }
 
     fn is_leaf(&self) -> bool {
-        self.literal.is_empty() && self.any.is_none() && self.any_number.is_none() && self.sub_wild.is_empty()
+        self.below.is_none() && self.any_number.is_none()
     }
 
     fn is_empty(&self) -> bool {
@@ -154,14 +162,14 @@ impl<T: Hanging> Node<T> {
             self.hanging.iter().for_each(found);
             return;
         };
-        let first = first.as_ref();
-        if let Some(below) = self.literal.get(first) {
+        let (first, Some(below)) = (first.as_ref(), &self.below) else { return };
+        if let Some(below) = below.literal.get(first) {
             below.walk(rest, found);
         }
-        if let Some(below) = &self.any {
+        if let Some(below) = &below.any {
             below.walk(rest, found);
         }
-        for (pattern, below) in &self.sub_wild {
+        for (pattern, below) in &below.sub_wild {
             if sub_wild_matches(pattern.as_bytes(), first.as_bytes()) {
                 below.walk(rest, found);
             }
@@ -170,24 +178,48 @@ impl<T: Hanging> Node<T> {
 
     fn all(&self, found: &mut impl FnMut(&T)) {
         self.hanging.iter().for_each(&mut *found);
-        let below = self.literal.values();
-        let below = below.chain(self.sub_wild.iter().map(|(_, node)| node));
-        let below = below.chain(self.any.as_deref()).chain(self.any_number.as_deref());
-        below.for_each(|node| node.all(found));
+        if let Some(below) = &self.below {
+            let nodes = below.literal.values().chain(below.sub_wild.iter().map(|(_, node)| node));
+            nodes.chain(&below.any).for_each(|node| node.all(found));
+        }
+        if let Some(below) = &self.any_number {
+            below.all(found);
+        }
     }
 }
 
-fn remove_below<T: Hanging>(
-    child: &mut Option<Box<Node<T>>>,
-    rest: &[PatternChunk],
-    place: &AtomicUsize,
-) -> bool {
-    let Some(node) = child else { return false };
-    let removed = node.remove(rest, place);
-    if node.is_empty() {
-        *child = None;
+impl<T: Hanging> Below<T> {
+    fn remove(&mut self, chunk: &PatternChunk, rest: &[PatternChunk], place: &AtomicUsize) -> bool {
+        match chunk {
+            PatternChunk::Literal(text) => {
+                let Some(child) = self.literal.get_mut(text) else { return false };
+                let removed = child.remove(rest, place);
+                if child.is_empty() {
+                    self.literal.remove(text);
+                }
+                removed
+            }
+            PatternChunk::Any => {
+                let Some(node) = &mut self.any else { return false };
+                let removed = node.remove(rest, place);
+                if node.is_empty() {
+                    self.any = None;
+                }
+                removed
+            }
+            PatternChunk::SubWild(text) => {
+                let Some(at) = self.sub_wild.iter().position(|(known, _)| known == text) else {
+                    return false;
+                };
+                let removed = self.sub_wild[at].1.remove(rest, place);
+                if self.sub_wild[at].1.is_empty() {
+                    self.sub_wild.swap_remove(at);
+                }
+                removed
+            }
+            PatternChunk::AnyNumber => unreachable!("it hangs on the node itself"),
+        }
     }
-    removed
 }
 
 #[cfg(test)]

@@ -7,21 +7,26 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::event_key::{EventKey, KeyChunks};
 use super::{ROOT, SESSION, chunk};
 use crate::event::{Aggregate, InvalidName, Sequence, SessionId, StoredEvent};
 
 /// A pattern that selects events by their keys, for example `events/Todo/**`.
+///
+/// Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct KeyPattern {
+pub struct KeyPattern(Arc<Parsed>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Parsed {
     text: Box<str>,
-    chunks: Box<[PatternChunk]>,
     shape: Shape,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum PatternChunk {
+pub(crate) enum PatternChunk {
     /// Exactly this chunk.
     Literal(Box<str>),
     /// `*`: any one chunk.
@@ -44,7 +49,7 @@ pub(crate) enum Shape {
     /// `events/session/{session_id}/**`
     Session(SessionId),
     /// Anything else.
-    Other,
+    Other(Box<[PatternChunk]>),
 }
 
 /// Why a text isn't a pattern for events.
@@ -137,20 +142,21 @@ impl KeyPattern {
 
     fn build(chunks: Vec<PatternChunk>) -> Self {
         let texts: Vec<&str> = chunks.iter().map(PatternChunk::as_str).collect();
-        Self { text: texts.join("/").into(), shape: Shape::of(&chunks), chunks: chunks.into() }
+        let text = texts.join("/").into();
+        Self(Arc::new(Parsed { text, shape: Shape::of(chunks) }))
     }
 
     /// The pattern in canonical form.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// The session whose events the pattern selects, if it selects one session's alone.
     #[must_use]
     pub fn only_session(&self) -> Option<SessionId> {
         use PatternChunk::Literal;
-        match &*self.chunks {
+        match &*self.chunks() {
             [Literal(_), Literal(scope), Literal(session), ..] if **scope == *SESSION => {
                 SessionId::new(&*chunk::decode(session)?).ok()
             }
@@ -162,17 +168,17 @@ impl KeyPattern {
     /// sequence, if it matches one event alone.
     #[must_use]
     pub fn only_aggregate(&self) -> Option<(Aggregate, Option<Sequence>)> {
-        if let Shape::Aggregate(aggregate) = &self.shape {
+        if let Shape::Aggregate(aggregate) = &self.0.shape {
             return Some((aggregate.clone(), None));
         }
-        let (aggregate, sequence, session_id) = EventKey::parse(&self.text).ok()?;
+        let (aggregate, sequence, session_id) = EventKey::parse(&self.0.text).ok()?;
         session_id.is_none().then_some((aggregate, Some(sequence)))
     }
 
     /// The kind of aggregate, if the pattern matches just the events of one kind without a session scope.
     #[must_use]
     pub fn only_type(&self) -> Option<&str> {
-        match &self.shape {
+        match &self.0.shape {
             Shape::Type(name) => Some(name),
             _ => None,
         }
@@ -191,12 +197,12 @@ impl KeyPattern {
         sequence: Sequence,
         session_id: Option<&SessionId>,
     ) -> bool {
-        match &self.shape {
+        match &self.0.shape {
             Shape::Everything => true,
             Shape::Type(name) => session_id.is_none() && aggregate.aggregate_type() == &**name,
             Shape::Aggregate(one) => session_id.is_none() && aggregate == one,
             Shape::Session(session) => session_id == Some(session),
-            Shape::Other => walk(&self.chunks, KeyChunks::new(aggregate, sequence, session_id).as_slice()),
+            Shape::Other(chunks) => walk(chunks, KeyChunks::new(aggregate, sequence, session_id).as_slice()),
         }
     }
 
@@ -204,15 +210,17 @@ impl KeyPattern {
     #[must_use]
     pub fn matches_key(&self, key: &str) -> bool {
         let chunks: Vec<_> = key.split('/').collect();
-        walk(&self.chunks, &chunks)
+        walk(&self.chunks(), &chunks)
     }
 
-    pub(super) fn chunks(&self) -> &[PatternChunk] {
-        &self.chunks
+    /// Read anew from the text: of the usual shapes there may be hundreds of thousands, which match without them.
+    pub(super) fn chunks(&self) -> Vec<PatternChunk> {
+        let parsed = self.0.text.split('/').map(parse_chunk);
+        parsed.map(|chunk| chunk.expect("the text was made of chunks")).collect()
     }
 
     pub(crate) fn shape(&self) -> &Shape {
-        &self.shape
+        &self.0.shape
     }
 }
 
@@ -227,10 +235,10 @@ impl PatternChunk {
 }
 
 impl Shape {
-    fn of(chunks: &[PatternChunk]) -> Self {
+    fn of(chunks: Vec<PatternChunk>) -> Self {
         use PatternChunk::{Any, AnyNumber, Literal};
         let name = |chunk: &str| chunk::decode(chunk).map(std::borrow::Cow::into_owned);
-        let known = match chunks {
+        let known = match &*chunks {
             [Literal(_), AnyNumber] => Some(Self::Everything),
             [Literal(_), Literal(kind), AnyNumber] if &**kind != SESSION => {
                 name(kind).map(|kind| Self::Type(kind.into()))
@@ -245,7 +253,7 @@ impl Shape {
                 .map(Self::Aggregate),
             _ => None,
         };
-        known.unwrap_or(Self::Other)
+        known.unwrap_or_else(|| Self::Other(chunks.into()))
     }
 }
 
@@ -394,13 +402,13 @@ impl FromStr for KeyPattern {
 
 impl fmt::Display for KeyPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
 impl fmt::Debug for KeyPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyPattern({})", self.text)
+        write!(f, "KeyPattern({})", self.0.text)
     }
 }
 
@@ -480,7 +488,7 @@ mod tests {
             "events/session/s/**",
         ] {
             let pattern = KeyPattern::parse(pattern).expect(pattern);
-            assert_ne!(*pattern.shape(), Shape::Other, "{pattern}");
+            assert!(!matches!(pattern.shape(), Shape::Other(_)), "{pattern}");
             for key in ["events/To%2Fdo/1/1", "events/Todo/a b/9", "events/session/s/Todo/1/1"] {
                 let (aggregate, sequence, session_id) = super::super::EventKey::parse(key).expect(key);
                 let event = crate::event::test_event(aggregate, sequence, session_id);

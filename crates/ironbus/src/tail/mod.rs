@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 pub use follow::{Entrance, Follow, FollowOptions, Following, Heartbeat, NoRoom, Signal, follow};
 pub use merge::Merged;
 pub use ring::RingLimits;
-pub(crate) use slot::{Slot, Waiting};
+pub(crate) use slot::{Run, Runs, Slot, Waiting};
 
 use crate::event::{Cursor, Epoch, Position, StoredEvent};
 use crate::key::{EventFilter, Index, KeyChunks};
@@ -297,9 +297,16 @@ impl Tail {
         self.readers.lock().index.remove(&slot.filter().pattern, slot);
     }
 
-    /// The event at `position`, if the ring holds it.
-    pub(crate) fn get(&self, position: Position) -> Option<Arc<StoredEvent>> {
-        self.ring.read().get(position).cloned()
+    /// Hands the events of a run to `found`; says whether the ring held them all. If not, none is handed over.
+    pub(crate) fn collect(&self, run: Run, found: impl FnMut(Arc<StoredEvent>)) -> bool {
+        let ring = self.ring.read();
+        let Some(events) = ring.after(Position(run.first.0 - 1)) else { return false };
+        let Ok(count) = usize::try_from(run.last.0 + 1 - run.first.0) else { return false };
+        if events.len() < count {
+            return false;
+        }
+        events.take(count).cloned().for_each(found);
+        true
     }
 
     /// Hands the matching events after `after` to `found`, looking at `most` events at the most.

@@ -54,17 +54,10 @@ impl Ring {
     }
 
     /// The events after `after`, or `None` when the ring no longer reaches back so far.
-    pub(super) fn after(&self, after: Position) -> Option<impl Iterator<Item = &Arc<StoredEvent>>> {
+    pub(super) fn after(&self, after: Position) -> Option<impl ExactSizeIterator<Item = &Arc<StoredEvent>>> {
         let missing = self.last.0 - self.events.len() as u64;
         let skip = usize::try_from(after.0.checked_sub(missing)?).ok()?;
         Some(self.events.range(skip.min(self.events.len())..))
-    }
-
-    /// The event at `position`, if it is still (or already) here.
-    pub(super) fn get(&self, position: Position) -> Option<&Arc<StoredEvent>> {
-        let missing = self.last.0 - self.events.len() as u64;
-        let index = position.0.checked_sub(missing + 1)?;
-        self.events.get(usize::try_from(index).ok()?)
     }
 }
 
@@ -92,9 +85,6 @@ mod tests {
         assert_eq!(positions(14), Some(vec![15]));
         assert_eq!(positions(15), Some(vec![]));
         assert_eq!(positions(11), None, "12 has left, so a reader after 11 must read the log");
-        assert_eq!(ring.get(Position(12)), None);
-        assert_eq!(ring.get(Position(13)).map(|event| event.position.0), Some(13));
-        assert_eq!(ring.get(Position(16)), None);
     }
 
     #[test]

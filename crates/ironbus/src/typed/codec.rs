@@ -108,7 +108,7 @@ fn external<E: DomainEvent>(event: &E) -> Result<(Cow<'static, str>, Json), Enco
     let before = serde_json::to_string(name)?.len() + 2;
     text.pop();
     text.drain(..before);
-    Ok((name.into(), Json::trusted(text)))
+    Ok((name.into(), Json::trusted(&text)))
 }
 
 /// `{"tag":"Name", …}`: the tag is taken out, wherever it stands.
@@ -126,7 +126,7 @@ fn internal<E: DomainEvent>(event: &E, tag: &str) -> Result<(Cow<'static, str>, 
         payload.push_str(value.get());
     }
     payload.push_str(if payload.is_empty() { "{}" } else { "}" });
-    Ok((name.into(), Json::trusted(payload)))
+    Ok((name.into(), Json::trusted(&payload)))
 }
 
 fn tagging<E>(reason: String) -> EncodeError {

@@ -230,7 +230,7 @@ fn step_at(row: &Row<'_>) -> rusqlite::Result<JournalStep> {
         to: phase_at(row, 4)?,
         by: row.get(5)?,
         reason: row.get(6)?,
-        figures: Json::trusted(row.get(7)?),
+        figures: Json::trusted(row.get_ref(7)?.as_str()?),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The event store on SQLite: one file, one writer thread, readers beside it.
 
 pub(crate) mod carried;
+mod checkpoint;
 mod copy;
 mod copying;
 mod follow;
@@ -34,6 +35,7 @@ use crate::store::{
 use crate::subscription::{Start, Subscription};
 use crate::tail::{RingLimits, Tail};
 use carried::Carried;
+use checkpoint::Checkpoints;
 use reader::{Reader, Readers};
 use reserve::Reserve;
 use schema::open_writer;
@@ -209,7 +211,8 @@ impl SqliteEventStore {
 
     fn open_blocking(options: &SqliteOptions, boot: Option<&str>) -> Result<Self, OpenError> {
         let path = options.path.clone();
-        let (connection, state, lock) = open_writer(&path, options.durability, boot)?;
+        let (mut connection, state, lock) = open_writer(&path, options.durability, boot)?;
+        let checkpoints = Checkpoints::start(&path, &mut connection)?;
         let reserve = Reserve::of(&path);
         reserve.fill();
         let readers = Arc::new(Readers::open(path.clone(), options.readers.max(1))?);
@@ -234,7 +237,8 @@ impl SqliteEventStore {
             superseded: RwLock::default(),
         };
         let feeds = (tail, owns_tail);
-        let writer = Writer::new(path.clone(), connection, state, feeds, carried, reserve, lock);
+        let writer =
+            Writer::new(path.clone(), (connection, checkpoints), state, feeds, carried, reserve, lock);
         std::thread::Builder::new()
             .name("ironbus-writer".into())
             .spawn(move || writer.run(waiting))

@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::schema::{fold_in_at_close, open_reader, refused};
+use super::waiting::Waiting;
 use crate::event::{Aggregate, Encoded, EventId, Json, Metadata, Position, Sequence, SessionId, StoredEvent};
 use crate::key::{EventFilter, Shape};
 use crate::store::{AggregatePage, OpenError, Page, ReadError};
@@ -47,18 +48,38 @@ pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Reader>>,
     turns: Arc<Semaphore>,
+    waiting: Waiting,
 }
 
 /// One connection with what it remembers.
 pub(super) struct Reader {
     connection: Connection,
     names: HashMap<i64, Aggregate>,
+    types: Types,
+}
+
+/// The event types that were met last: there are few, and each event would hold a copy of its own.
+#[derive(Default)]
+pub(super) struct Types([Option<Arc<str>>; 16], usize);
+
+impl Types {
+    fn shared(&mut self, name: &str) -> Arc<str> {
+        let Self(known, next) = self;
+        if let Some(known) = known.iter().flatten().find(|known| &***known == name) {
+            return Arc::clone(known);
+        }
+        let name = Arc::from(name);
+        known[*next] = Some(Arc::clone(&name));
+        *next = (*next + 1) % known.len();
+        name
+    }
 }
 
 impl Readers {
     pub(super) fn open(path: PathBuf, count: usize) -> Result<Self, OpenError> {
         let first = Reader::open(&path)?;
-        Ok(Self { path, idle: Mutex::new(vec![first]), turns: Arc::new(Semaphore::new(count)) })
+        let turns = Arc::new(Semaphore::new(count));
+        Ok(Self { path, idle: Mutex::new(vec![first]), turns, waiting: Waiting::default() })
     }
 
     /// Runs `read` on a connection, on a thread where it may block.
@@ -67,19 +88,26 @@ impl Readers {
         read: impl FnOnce(&mut Reader) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, ReadError> {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| ReadError::Closed)?;
-        let readers = Arc::clone(self);
-        let work = tokio::task::spawn_blocking(move || {
+        let (reply, answer) = oneshot::channel();
+        let (readers, waiter) = (Arc::clone(self), self.waiting.begin());
+        tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let idle = readers.idle.lock().pop();
-            let mut reader = match idle {
-                Some(reader) => reader,
-                None => Reader::open(&readers.path).map_err(|error| ReadError::Storage(error.into()))?,
-            };
-            let result = read(&mut reader).map_err(read_error);
-            readers.idle.lock().push(reader);
-            result
+            // Who asked may have stopped waiting.
+            let _ = reply.send(readers.read(read));
         });
-        work.await.map_err(|error| ReadError::Storage(error.into()))?
+        let cut_off = || ReadError::Storage("the read was cut off".into());
+        waiter.answer(answer).await.ok_or_else(cut_off)?
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&mut Reader) -> rusqlite::Result<T>) -> Result<T, ReadError> {
+        let idle = self.idle.lock().pop();
+        let mut reader = match idle {
+            Some(reader) => reader,
+            None => Reader::open(&self.path).map_err(|error| ReadError::Storage(error.into()))?,
+        };
+        let result = read(&mut reader).map_err(read_error);
+        self.idle.lock().push(reader);
+        result
     }
 
     /// Refuses further reads and closes the idle connections.
@@ -99,7 +127,7 @@ impl Reader {
     pub(super) fn open(path: &std::path::Path) -> Result<Self, OpenError> {
         let connection = open_reader(path)?;
         fold_in_at_close(&connection, true).map_err(|error| refused(path, error))?;
-        Ok(Self { connection, names: HashMap::new() })
+        Ok(Self { connection, names: HashMap::new(), types: Types::default() })
     }
 
     /// Whether another connection has committed since the number was last asked for and differs.
@@ -128,7 +156,8 @@ impl Reader {
         let mut bytes = 0;
         let mut whole = true;
         while let Some(row) = rows.next()? {
-            let event = event_at_row(row, aggregate.clone())?;
+            let event_type = self.types.shared(row.get_ref(5)?.as_str()?);
+            let event = event_of_type(row, aggregate.clone(), event_type)?;
             bytes += weight(&event);
             events.push(Arc::new(event));
             if bytes >= PAGE_BYTES {
@@ -180,7 +209,7 @@ impl Reader {
             "WHERE aggregate = ?1 AND sequence > ?2 AND position <= ?3 ORDER BY sequence"
         ))?;
         let mut rows = select.query((row, passed.0, page.head.0))?;
-        let mut collect = Collect::new(page, filter, limit);
+        let mut collect = Collect::new(page, filter, limit, &mut self.types);
         while let Some(row) = rows.next()? {
             if !collect.take(row, aggregate)? {
                 break;
@@ -221,7 +250,7 @@ impl Reader {
             "WHERE session_id = ?1 AND position > ?2 AND position <= ?3 ORDER BY position"
         ))?;
         let mut rows = select.query((session.as_str(), after.0, page.head.0))?;
-        let mut collect = Collect::new(page, filter, limit);
+        let mut collect = Collect::new(page, filter, limit, &mut self.types);
         while let Some(row) = rows.next()? {
             let aggregate = name_of(&mut self.names, &self.connection, row.get(1)?)?;
             if !collect.take(row, &aggregate)? {
@@ -246,7 +275,7 @@ impl Reader {
             .prepare_cached(select_events!("WHERE position > ?1 AND position <= ?2 ORDER BY position"))?;
         let mut rows = select.query((after.0, until))?;
         let passes_all = filter.passes_all();
-        let mut collect = Collect::new(page, filter, limit);
+        let mut collect = Collect::new(page, filter, limit, &mut self.types);
         while let Some(row) = rows.next()? {
             let aggregate = name_of(&mut self.names, &self.connection, row.get(1)?)?;
             let more =
@@ -265,11 +294,12 @@ struct Collect<'a> {
     filter: &'a EventFilter,
     limit: usize,
     bytes: usize,
+    types: &'a mut Types,
 }
 
 impl<'a> Collect<'a> {
-    fn new(page: &'a mut Page, filter: &'a EventFilter, limit: usize) -> Self {
-        Self { page, filter, limit, bytes: 0 }
+    fn new(page: &'a mut Page, filter: &'a EventFilter, limit: usize, types: &'a mut Types) -> Self {
+        Self { page, filter, limit, bytes: 0, types }
     }
 
     /// Takes the row if it matches; says whether there is room for more.
@@ -280,7 +310,8 @@ impl<'a> Collect<'a> {
     }
 
     fn keep(&mut self, row: &Row<'_>, aggregate: Aggregate) -> rusqlite::Result<bool> {
-        let event = event_at_row(row, aggregate)?;
+        let event_type = self.types.shared(row.get_ref(5)?.as_str()?);
+        let event = event_of_type(row, aggregate, event_type)?;
         self.bytes += weight(&event);
         let position = event.position;
         self.page.events.push(Arc::new(event));
@@ -307,16 +338,20 @@ fn session_at_row(row: &Row<'_>) -> rusqlite::Result<Option<SessionId>> {
 
 /// The event that a row of [`EVENT_COLUMNS`] holds.
 pub(super) fn event_at_row(row: &Row<'_>, aggregate: Aggregate) -> rusqlite::Result<StoredEvent> {
+    event_of_type(row, aggregate, Arc::from(row.get_ref(5)?.as_str()?))
+}
+
+fn event_of_type(row: &Row<'_>, aggregate: Aggregate, event_type: Arc<str>) -> rusqlite::Result<StoredEvent> {
     let recorded_at = Timestamp::from_microsecond(row.get(7)?).map_err(|error| unreadable(7, error))?;
     Ok(StoredEvent {
         position: Position(row.get(0)?),
         sequence: Sequence(row.get(2)?),
         event_id: EventId(Uuid::from_bytes(row.get(4)?)),
         aggregate,
-        event_type: Arc::from(row.get_ref(5)?.as_str()?),
+        event_type,
         schema_version: row.get(6)?,
-        payload: Json::trusted(row.get(9)?),
-        metadata: Metadata::trusted(row.get(8)?),
+        payload: Json::trusted(row.get_ref(9)?.as_str()?),
+        metadata: Metadata::trusted(row.get_ref(8)?.as_str()?),
         session_id: session_at_row(row)?,
         recorded_at,
         encoded: Encoded::default(),

@@ -200,7 +200,6 @@ fn try_open_writer(
         .execute_batch(&format!(
             "PRAGMA synchronous = {synchronous};
              PRAGMA cache_size = -65536;
-             PRAGMA wal_autocheckpoint = 4000;
              PRAGMA journal_size_limit = 67108864;"
         ))
         .map_err(wrap)?;
@@ -217,6 +216,11 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
         .execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")
         .map_err(|error| refused(path, error))?;
     Ok(connection)
+}
+
+/// Opens the connection that folds the write-ahead log in.
+pub(super) fn open_folder(path: &Path) -> Result<Connection, OpenError> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 
 /// Whether a connection that closes as the last one folds the write-ahead log into the file. A new

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::carried::Carried;
+use super::checkpoint::Checkpoints;
 use super::journal;
 use super::reader::{aggregate_of, event_at_row, row_of, select_events, version_of};
 use super::reserve::Reserve;
@@ -50,6 +51,10 @@ pub(super) enum Mark {
 /// comes back within that, and to wake a thread would take it about a tenth of a sync more.
 const LOOK: Duration = Duration::from_micros(100);
 
+/// For how long a group waits for as many appends as the last one had: those who were answered together come back
+/// about together, and one more in a group costs less than one more group.
+const GATHER: Duration = Duration::from_micros(100);
+
 /// One transaction takes no more than this; what waits beyond it goes into the next.
 const GROUP_EVENTS: usize = 4096;
 const GROUP_BYTES: usize = 8 << 20;
@@ -59,6 +64,7 @@ const KNOWN_AGGREGATES: usize = 1 << 16;
 
 pub(super) struct Writer {
     path: PathBuf,
+    checkpoints: Checkpoints,
     connection: Connection,
     state: LogState,
     versions: HashMap<Aggregate, Known>,
@@ -102,7 +108,7 @@ type Waiting = (Append, oneshot::Sender<Result<Appended, AppendError>>);
 impl Writer {
     pub(super) fn new(
         path: PathBuf,
-        connection: Connection,
+        (connection, checkpoints): (Connection, Checkpoints),
         state: LogState,
         (tail, owns_tail): (Arc<Tail>, bool),
         carried: Arc<Carried>,
@@ -110,19 +116,32 @@ impl Writer {
         lock: WriteLock,
     ) -> Self {
         let versions = HashMap::new();
-        Self { path, connection, state, versions, tail, owns_tail, carried, reserve, _lock: lock }
+        Self {
+            path,
+            checkpoints,
+            connection,
+            state,
+            versions,
+            tail,
+            owns_tail,
+            carried,
+            reserve,
+            _lock: lock,
+        }
     }
 
     /// Runs until every handle of the store is gone or it is told to close.
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let (mut closing, mut busy) = (None, false);
         let mut group: Vec<Waiting> = Vec::new();
+        // How many appends the last group had.
+        let mut together = 0;
         while closing.is_none() {
             let Some(first) = next(&mut commands, busy) else { break };
             busy = true;
             let (mut events, mut bytes) = (0, 0);
             let (mut step, mut mark, mut keep) = (None, None, false);
-            let mut next = Some(first);
+            let (mut next, began) = (Some(first), Instant::now());
             while let Some(command) = next {
                 match command {
                     Command::Append(append, reply) => {
@@ -147,9 +166,11 @@ impl Writer {
                     }
                 }
                 let full = events >= GROUP_EVENTS || bytes >= GROUP_BYTES;
-                next = if full { None } else { commands.try_recv().ok() };
+                next = if full { None } else { soon(&mut commands, group.len() < together, began) };
             }
+            together = group.len();
             self.commit_group(&mut group);
+            self.checkpoints.after_commit(&self.connection);
             if let Some((new, reply)) = step {
                 // Who asked may have stopped waiting; the step stands all the same.
                 let _ = reply.send(self.record(new));
@@ -206,6 +227,7 @@ impl Writer {
         if let Err(error) = self.sync() {
             tracing::warn!(%error, "the log could not be synced; if the machine is started anew, it begins a new epoch");
         }
+        self.checkpoints.stop();
         if let Err(error) = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(%error, "the write-ahead log could not be folded in; the next start does it");
         }
@@ -580,6 +602,17 @@ fn next(commands: &mut mpsc::Receiver<Command>, busy: bool) -> Option<Command> {
         }
     }
     commands.blocking_recv()
+}
+
+/// A command that waits already, or where more are `expected`, one that comes soon.
+fn soon(commands: &mut mpsc::Receiver<Command>, expected: bool, began: Instant) -> Option<Command> {
+    loop {
+        match commands.try_recv() {
+            Ok(command) => return Some(command),
+            Err(TryRecvError::Empty) if expected && began.elapsed() < GATHER => std::thread::yield_now(),
+            Err(_) => return None,
+        }
+    }
 }
 
 /// Whether a stored event is what a retry of `event` would have stored.
