@@ -78,7 +78,7 @@ async fn a_log_goes_to_zenoh_and_back_over_http() {
     assert!(kinds(&problem).contains(&"compared_too_few"), "{problem}");
 
     server.append("Todo", "1", 1..=5).await;
-    let mut watch = server.stream_of("/v1/migration/watch").await;
+    let mut watch = server.open("/v1/migration/watch", &[]).await;
     let parity = loop {
         let status = watch.message().await.json();
         if status["parity"]["why_not"] == json!([]) {
@@ -172,7 +172,7 @@ async fn edge_nodes_are_shown_and_told_of_before_a_step_to_broadcast() {
     let told = &shown["plan"]["rollback"][0]["consequences"][0];
     assert_eq!(told["kind"], "edge_nodes_hear_by_heartbeat");
     assert!(told["message"].as_str().is_some_and(|said| said.contains("edge-1")), "{told}");
-    let mut watch = server.stream_of("/v1/migration/watch").await;
+    let mut watch = server.open("/v1/migration/watch", &[]).await;
     loop {
         let status = watch.message().await.json();
         let node = &status["edge_nodes"][0];
@@ -200,7 +200,7 @@ async fn open_streams_are_counted_for_the_status_and_the_triggers() {
     let _two = server.stream("").await;
     assert_eq!(server.get("/v1/status").await.json()["sse_clients"], 2);
     assert!(server.get("/metrics").await.text.contains("ironbus_sse_clients 2"));
-    let mut watch = server.stream_of("/v1/migration/watch").await;
+    let mut watch = server.open("/v1/migration/watch", &[]).await;
     loop {
         if watch.message().await.json()["triggers"][0]["measured"] == json!(2.0) {
             break;

@@ -84,14 +84,6 @@ impl Server {
         assert_eq!(answer.status, 201, "{}", answer.text);
     }
 
-    /// A stream of another path than `/v1/stream`.
-    pub(crate) async fn stream_of(&self, path: &str) -> Stream {
-        let response = self.http.get(self.url(path)).send().await.expect("the server answers");
-        assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Stream { body: Box::pin(response.bytes_stream()), text: Vec::new() }
-    }
-
     pub(crate) async fn stream(&self, query: &str) -> Stream {
         self.stream_with(query, &[]).await
     }
