@@ -6,50 +6,25 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use ironbus::{
-    Aggregate, Append, Durability, EventFilter, EventStore, ExpectedVersion, Json, NewEvent, Sequence,
+    Aggregate, Append, Durability, EventFilter, EventStore, ExpectedVersion, Json, NewEvent,
     SqliteEventStore, SqliteOptions, Start,
 };
+pub(crate) use ironbus_cli::bench::figures::{Turn, histogram, nanos};
+use ironbus_cli::bench::log::{LIFE, append_to, sync_rate};
+pub(crate) use ironbus_cli::bench::payload;
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 
-use crate::table::{Table, grouped, median, micros, per_second};
+use crate::table::{Table, grouped, median, micros};
 
-/// How many events an aggregate gets: about as many as in the real logs (65,533 over 7,554; 8,577 over 1,434).
-const LIFE: u64 = 8;
-
-pub(crate) fn payload() -> Json {
-    Json::of(&["x".repeat(290)]).expect("a text")
-}
-
-/// What one turn of one side came to.
-pub(crate) struct Turn {
-    pub(crate) rate: f64,
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-}
-
-impl Turn {
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    pub(crate) fn of(count: u64, took: Duration, latencies: &Histogram<u64>) -> Self {
-        let at = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
-        Self { rate: per_second(count, took), p50: at(0.5), p99: at(0.99) }
-    }
-}
-
-pub(crate) fn nanos(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits")
-}
+/// How long the disk alone is measured.
+const SYNCING: Duration = Duration::from_millis(500);
 
 pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut Table) {
     let (turns, span) = if quick { (3, 1) } else { (7, 3) };
     let span = Duration::from_secs(span);
-    let syncs = sync_rate(place);
+    let syncs = sync_rate(place, SYNCING).expect("synced");
     let [full, normal] = [(Durability::Full, "FULL"), (Durability::Normal, "NORMAL")];
     for ((durability, synchronous), clients) in [(full, 1), (full, 64), (normal, 1), (normal, 64)] {
         let (mut ours, mut plain) = (Vec::new(), Vec::new());
@@ -80,7 +55,7 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
             &format!("plain transactions: {}", cell(&plain)),
         );
     }
-    let after = sync_rate(place);
+    let after = sync_rate(place, SYNCING).expect("synced");
     table.row(
         "the disk beside it: `fdatasync` of 4 KiB",
         &format!("{}/s before", grouped(syncs)),
@@ -91,56 +66,12 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
     table.row("append called → subscriber has the event (FULL, 1 client)", &shown, "–");
 }
 
-fn sync_rate(place: &Path) -> f64 {
-    use std::io::Write;
-    let mut file = tempfile::tempfile_in(place).expect("a file");
-    let began = Instant::now();
-    let mut count = 0;
-    while began.elapsed() < Duration::from_millis(500) {
-        file.write_all(&[7; 4096]).and_then(|()| file.sync_data()).expect("synced");
-        count += 1;
-    }
-    per_second(count, began.elapsed())
-}
-
 async fn append_ours(folder: &Path, durability: Durability, clients: usize, span: Duration) -> Turn {
     let options = SqliteOptions { durability, ..SqliteOptions::new(folder.join("ours.db")) };
     let store = Arc::new(SqliteEventStore::open(options).await.expect("opens"));
-    let turn = append_to(Arc::clone(&store) as Arc<dyn EventStore>, clients, span).await;
+    let turn = append_to(Arc::clone(&store) as Arc<dyn EventStore>, clients, span).await.expect("stored");
     store.close().await;
     turn
-}
-
-/// Appends of one event each by so many clients, each to aggregates that it alone writes to and begins.
-pub(crate) async fn append_to(store: Arc<dyn EventStore>, clients: usize, span: Duration) -> Turn {
-    let run = uuid::Uuid::now_v7();
-    let began = Instant::now();
-    let tasks: Vec<_> = (0..clients)
-        .map(|client| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                let (payload, mut latencies) = (payload(), histogram());
-                for number in 0_u64.. {
-                    if began.elapsed() >= span {
-                        break;
-                    }
-                    let name = format!("{run} {client} {}", number / LIFE);
-                    let aggregate = Aggregate::new("Bench", name).expect("valid");
-                    let event = NewEvent::new("Measured", payload.clone());
-                    let expected = ExpectedVersion::Exact(Sequence(number % LIFE));
-                    let one = Instant::now();
-                    store.append(Append::to(aggregate, expected, vec![event])).await.expect("stored");
-                    latencies.record(nanos(one)).expect("in range");
-                }
-                latencies
-            })
-        })
-        .collect();
-    let mut all = histogram();
-    for task in tasks {
-        all.add(task.await.expect("no client fails")).expect("alike");
-    }
-    Turn::of(all.len(), began.elapsed(), &all)
 }
 
 fn append_plain(folder: &Path, synchronous: &str, clients: usize, span: Duration) -> Turn {

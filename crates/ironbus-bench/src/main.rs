@@ -1,5 +1,5 @@
-//! Figures of ironbus beside plain SQLite, taken in one run on one machine, so that their ratios mean
-//! something: `just bench`. Prints a table in Markdown; progress goes to standard error.
+//! Figures of ironbus beside plain SQLite and others, taken in one run on one machine, so that their ratios mean
+//! something: `just bench`. Ours are taken by the code of `ironbus bench`. Prints a table in Markdown; progress goes to standard error.
 //!
 //! Every payload has about 300 bytes. Ours and the baseline run in turns, and medians of the turns are told.
 
@@ -16,6 +16,7 @@ mod zenoh;
 
 use std::path::Path;
 
+use ironbus_cli::bench;
 use table::Table;
 
 /// What can be chosen; without a choice all are taken.
@@ -23,9 +24,8 @@ const NAMES: [&str; 8] = ["appends", "reads", "stores", "invalidation", "fanout"
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == zenoh::RECEIVE) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        return zenoh::receive(&runtime.expect("a runtime"), &arguments[1..]);
+    if arguments.first().is_some_and(|first| first == bench::HELPER) {
+        return bench::help(&arguments[1..]).expect("it does what it is told");
     }
     if arguments.first().is_some_and(|first| first == sse::LOAD || first == sse::SERVER) {
         return sse::run(&arguments);

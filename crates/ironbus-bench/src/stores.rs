@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ironbus::store::{EventStore, Log};
 use ironbus::{SqliteEventStore, SqliteOptions};
+use ironbus_cli::bench::log::{append_to, fill, load, read_pages};
 #[cfg(feature = "s3")]
 use ironbus_testkit::s3::S3Server;
 #[cfg(feature = "rocksdb")]
@@ -22,8 +23,7 @@ use ironbus_zenoh::storage::{CommitLog, ObjectLog, StorageOptions, ZenohStorageE
 use ironbus_zenoh::storage::{S3Credentials, S3Options};
 use tokio::runtime::Runtime;
 
-use crate::appends::{Turn, append_to};
-use crate::reads::{fill, load, read_pages};
+use crate::appends::Turn;
 use crate::table::{Table, grouped, median, micros};
 
 /// A store that is measured.
@@ -86,12 +86,15 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
         for turn in 1..=turns {
             for subject in &mut subjects {
                 eprintln!("appends to {}: turn {turn} of {turns}", subject.name);
-                subject.one.push(append_to(Arc::clone(&subject.store), 1, span).await);
-                subject.many.push(append_to(Arc::clone(&subject.store), 64, span).await);
+                let one = append_to(Arc::clone(&subject.store), 1, span).await;
+                subject.one.push(one.expect("stored"));
+                let many = append_to(Arc::clone(&subject.store), 64, span).await;
+                subject.many.push(many.expect("stored"));
             }
         }
         for subject in &subjects {
-            fill(&*subject.store, total).await;
+            let tell = |stored| eprintln!("filling {}: {stored} of {total}", subject.name);
+            fill(&*subject.store, total, tell).await.expect("stored");
         }
         for subject in subjects {
             tell(subject, total, table).await;
@@ -109,9 +112,10 @@ async fn tell(subject: Subject, total: u64, table: &mut Table) {
     };
     let mut replays = Vec::new();
     for _ in 0..3 {
-        replays.push(read_pages(&*subject.store, total).await);
+        replays.push(read_pages(&*subject.store, total).await.expect("readable"));
     }
-    let (p50, loads) = load(&*subject.store, 10).await;
+    let loaded = load(&*subject.store, 10, total, Duration::from_secs(1)).await;
+    let (p50, loads) = loaded.expect("readable");
     table.row(
         &format!("{}: {}", subject.name, subject.durable),
         &format!(

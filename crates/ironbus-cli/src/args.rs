@@ -22,8 +22,9 @@ Examples:
   ironbus tail --pattern 'events/Todo/**'  watch events arrive
   ironbus read --limit 5 --json | jq .payload
   ironbus verify --data ./ironbus-data     prove that the log is sound
+  ironbus bench                            measure this machine, in a minute
 
-All commands but `serve`, `verify` and `session-token` talk to a running server (--url, IRONBUS_URL, or `[client] url` in \
+All commands but `serve`, `verify`, `session-token` and `bench` talk to a running server (--url, IRONBUS_URL, or `[client] url` in \
 ironbus.toml; http://127.0.0.1:4466 where nothing is said), or work straight on a data directory (--data, \
 or `[client] data`). Reading works beside a running server; appending and importing need the directory for \
 themselves.
@@ -77,6 +78,8 @@ pub(crate) enum Command {
     Promote(Promote),
     /// Print a token that shows one session's events
     SessionToken(SessionToken),
+    /// Measure ironbus on this machine, beside what it is compared with
+    Bench(Bench),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -645,6 +648,39 @@ pub(crate) struct SessionToken {
     pub(crate) ttl: Duration,
     #[command(flatten)]
     pub(crate) secret: SessionSecret,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is measured:
+  in-process  events to 1, 1,000 and 100,000 subscriptions of one process, beside tokio's broadcast; idle ones
+  zenoh       events over Zenoh in one process and between two, beside plain Zenoh
+  store       durable appends by 1 and 64 clients beside the disk's own syncs; loads and replay
+  sse         deliveries to 1,000 live streams of the server, one event under way and 500
+
+Ours and what is beside it run in turns; told are medians, and how they relate. Everything is in a temporary folder \
+beside the data directory, or in the current directory where there is none, and is removed at the end. Figures of a \
+machine that does something else meanwhile mean little.
+
+Examples:
+  ironbus bench                       everything, in about a minute
+  ironbus bench store --full          the log alone, with more and longer turns
+  ironbus bench --html bench.html     a page with charts beside the table
+  ironbus bench --json | jq 'select(.goal) | {what, figure, unit, goal}'")]
+pub(crate) struct Bench {
+    /// What to measure: in-process, zenoh, store, sse [default: all]
+    pub(crate) names: Vec<String>,
+    /// More and longer turns, a log of 1,000,000 events, 1,000,000 idle subscriptions: some minutes
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Write a page with charts to this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Only see whether everything runs
+    #[arg(long, hide = true, conflicts_with = "full")]
+    pub(crate) tiny: bool,
+    #[command(flatten)]
+    pub(crate) form: Form,
 }
 
 #[derive(Debug, Args)]

@@ -29,7 +29,12 @@ fn main() -> ExitCode {
     // Before anything speaks TLS: everything in the process is to use the same cryptography.
     #[cfg(feature = "s3")]
     ironbus_zenoh::storage::provide_tls();
-    match run(Cli::parse()) {
+    // A process that `bench` measures with: nothing that anybody types, or that a shell completes.
+    let ended = match commands::bench::helper() {
+        Some(helped) => helped.map(|()| ExitCode::SUCCESS),
+        None => run(Cli::parse()),
+    };
+    match ended {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
@@ -45,6 +50,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let usual =
         if matches!(cli.command, Command::Serve(_)) { "info,zenoh=error" } else { "warn,zenoh=error" };
     log_to_stderr(cli.log.as_deref().or(config.log.as_deref()).unwrap_or(usual))?;
+    if let Command::Bench(args) = &cli.command {
+        commands::bench::run(args, &config.serve)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -71,7 +80,9 @@ async fn dispatch(command: Command, config: &Config) -> Result<ExitCode, Failure
         Command::Promote(args) => commands::promote::run(args, &config.serve).await?,
         Command::Verify(args) => return commands::verify::run(args, config).await,
         Command::SessionToken(args) => commands::session_token::run(&args, &config.serve)?,
-        Command::Completions(_) => unreachable!("printed before anything is started"),
+        Command::Completions(_) | Command::Bench(_) => {
+            unreachable!("done before this runtime is started")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

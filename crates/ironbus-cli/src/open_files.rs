@@ -29,7 +29,7 @@ pub(crate) fn connections(wanted: Option<NonZeroUsize>) -> usize {
 }
 
 /// How many files may be open, once the soft limit is raised towards `needed`.
-fn raise(needed: usize) -> usize {
+pub(crate) fn raise(needed: usize) -> usize {
     let count =
         |limit: Option<u64>| limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);

@@ -512,3 +512,51 @@ fn a_promotion_begins_an_epoch_and_the_status_says_why() {
     let server = Server::start(place.path(), &[]);
     assert_eq!(status(["--url", &server.url])["epoch_began"], why);
 }
+
+#[test]
+fn a_benchmark_tells_every_figure_with_what_it_takes_to_judge_it_and_leaves_nothing_behind() {
+    if on_slots() {
+        // It has logs of its own.
+        return;
+    }
+    let here = directory();
+    let told = lines(here.path(), &["bench", "--tiny", "--json", "--html", "bench.html"]);
+    let (machine, rows) = told.split_first().expect("lines");
+    for field in ["processors", "memory_bytes", "kernel", "filesystem", "version"] {
+        assert!(!machine["machine"][field].is_null() || cfg!(not(target_os = "linux")), "{field}: {machine}");
+    }
+    for row in rows {
+        let positive = |figure: &Value| figure.as_f64().is_some_and(|figure| figure > 0.0);
+        for field in ["part", "what", "unit", "better", "durability"] {
+            assert!(row[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {row}");
+        }
+        assert!(positive(&row["figure"]), "{row}");
+        // Where events are told, it says how long they are.
+        let idle = ["s", "bytes", "subscriptions"].map(Value::from).contains(&row["unit"]);
+        assert!(idle && row["payload_bytes"].is_null() || positive(&row["payload_bytes"]), "{row}");
+        let (beside, goal) = (&row["beside"], &row["goal"]);
+        assert!(beside.is_null() || positive(&beside["figure"]) && positive(&beside["ratio"]), "{row}");
+        assert!(beside.is_null() || beside["what"].is_string(), "{row}");
+        assert!(goal.is_null() || positive(&goal["figure"]) && goal["beaten"].is_boolean(), "{row}");
+    }
+    for (part, least) in [("in-process", 5), ("zenoh", 4), ("store", 6), ("sse", 2)] {
+        let count = rows.iter().filter(|row| row["part"] == part).count();
+        assert!(count >= least, "{part} has {count} rows");
+    }
+    let page = std::fs::read_to_string(here.path().join("bench.html")).expect("written");
+    assert_eq!(page.matches("<svg").count(), rows.len());
+    assert!(!page.contains("http://") && !page.contains("https://"), "it fetches nothing");
+    let left: Vec<_> = std::fs::read_dir(here.path()).expect("readable").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn a_benchmark_measures_what_is_named_and_refuses_other_names_with_the_list() {
+    let here = directory();
+    let parts = ["in-process", "zenoh", "store", "sse"];
+    assert_fails(here.path(), &["bench", "--tiny", "stroe"], 2, &[&["`stroe`"][..], &parts].concat());
+    let rows = lines(here.path(), &["bench", "--tiny", "store"]);
+    assert!(rows[1..].iter().all(|row| row["part"] == "store"), "{rows:?}");
+    let unwritable = ["bench", "--tiny", "store", "--html", "none/bench.html"];
+    assert_fails(here.path(), &unwritable, 2, &["none/bench.html can't be written"]);
+}
