@@ -87,3 +87,10 @@ mutants *word:
 # The figures of docs/BENCHMARKS.md, taken anew in one run (`--quick` for a short one; names choose some).
 bench *args:
     cargo run --release -p ironbus-bench -- {{ args }}
+
+# 18,000 SSE clients on one node, and 100,000 over six edge nodes, each with a pattern of its own, while a real log flows;
+# every client is checked (a process needs 20,000 open files).
+crowd:
+    cargo build --release -p ironbus-cli -p ironbus-bench
+    target/release/ironbus-bench crowd --clients 18000 --edges 0 --rate 3000
+    target/release/ironbus-bench crowd

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::figures::{grouped, median, micros};
 
 /// Microseconds.
-pub const MICROS: &str = "µs";
+pub(super) const MICROS: &str = "µs";
 
 /// A figure, what it is compared with, and what it has to beat.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -11,7 +11,7 @@ use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ironbus::{Aggregate, Append, EventStore, ExpectedVersion, NewEvent, Node, NodeOptions};
+use ironbus::{Aggregate, Append, ExpectedVersion, NewEvent, Node, NodeOptions};
 use ironbus_server::ServerOptions;
 use memchr::memmem::Finder;
 use mio::net::TcpStream;
@@ -23,7 +23,7 @@ use super::helper::Helper;
 use super::{Bench, BenchError, During, Part, Row, payload};
 
 /// How many events are told at once where many are.
-pub const BURST: u64 = 500;
+pub(super) const BURST: u64 = 500;
 
 /// How long clients wait for what has to come.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -554,7 +554,7 @@ fn a_benchmark_tells_every_figure_with_what_it_takes_to_judge_it_and_leaves_noth
 fn a_benchmark_measures_what_is_named_and_refuses_other_names_with_the_list() {
     let here = directory();
     let parts = ["in-process", "zenoh", "store", "sse"];
-    assert_fails(here.path(), &["bench", "--tiny", "stroe"], 2, &[&["`stroe`"][..], &parts].concat());
+    assert_fails(here.path(), &["bench", "--tiny", "shop"], 2, &[&["`shop`"][..], &parts].concat());
     let rows = lines(here.path(), &["bench", "--tiny", "store"]);
     assert!(rows[1..].iter().all(|row| row["part"] == "store"), "{rows:?}");
     let unwritable = ["bench", "--tiny", "store", "--html", "none/bench.html"];
