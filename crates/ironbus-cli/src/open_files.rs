@@ -14,7 +14,7 @@ const OTHERS: usize = 128;
 /// is raised as far as the system lets a process raise it itself.
 pub(crate) fn connections(wanted: Option<NonZeroUsize>) -> usize {
     let count = wanted.map_or(CONNECTIONS, NonZeroUsize::get);
-    let most = raise(count + OTHERS);
+    let most = raise(count.saturating_add(OTHERS));
     let room = most.saturating_sub(OTHERS).max(1);
     if room >= count {
         return count;
@@ -36,8 +36,10 @@ pub(crate) fn raise(needed: usize) -> usize {
     if count(current) >= needed {
         return count(current);
     }
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => count(maximum),
+    // No further than is needed: not every system takes its own hard limit for a soft one.
+    let wanted = needed.min(count(maximum));
+    match setrlimit(Resource::Nofile, Rlimit { current: u64::try_from(wanted).ok(), maximum }) {
+        Ok(()) => wanted,
         Err(error) => {
             tracing::debug!(%error, "the limit on open files can't be raised");
             count(current)

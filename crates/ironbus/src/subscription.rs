@@ -3,8 +3,8 @@
 //! Its whole state is a cursor and a filter. It registers with the tail before it reads the log, so that
 //! what is committed in between is noted for it; then it reads the log page by page until the ring
 //! reaches back to its cursor, goes over to the ring, and from there lives on what the tail notes. When it
-//! is too slow for the ring it reads the log again. While it reads, the next page is fetched as the reader goes through
-//! the one before. So it holds at most two pages of the log in memory and slows nobody.
+//! is too slow for the ring it reads the log again; once half of a page has been gone through, the next one is fetched. So
+//! it holds at most a page and a half of the log in memory and slows nobody.
 //!
 //! Invariant: `cursor` never goes back (but by a reset, which is told), every matching event at or before
 //! `cursor` has been delivered (or stands in `ready`), and none after it has.
@@ -17,6 +17,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use crate::event::{Cursor, Epoch, Position, StoredEvent};
@@ -84,6 +86,8 @@ pub struct Subscription {
     mode: Mode,
     /// The page after the one that is being gone through, and after which position it begins.
     ahead: Option<Box<Ahead>>,
+    /// Whether the page that is being gone through is followed by another one at least.
+    far_behind: bool,
     ready: VecDeque<Arc<StoredEvent>>,
     /// What the tail noted and isn't in `ready` yet, and from where on to look at the ring after that.
     runs: Runs,
@@ -117,11 +121,10 @@ enum CaughtUp {
     ToSay,
 }
 
+/// A page that is read, and after which position.
 struct Ahead {
     after: Position,
     page: Reading<Page>,
-    /// The page, once it is there.
-    read: Option<Result<Page, ReadError>>,
 }
 
 struct Watermarks {
@@ -166,6 +169,7 @@ impl Subscription {
             rewinds,
             mode,
             ahead: None,
+            far_behind: false,
             ready: VecDeque::new(),
             runs: Runs::new(),
             look_from: None,
@@ -274,6 +278,7 @@ impl Subscription {
                 return Poll::Ready(Some(Ok(reset)));
             }
             if let Some(event) = self.ready.pop_front() {
+                self.read_ahead();
                 if let Some(watermarks) = &mut self.watermarks {
                     watermarks.told = event.position;
                 }
@@ -316,7 +321,7 @@ impl Subscription {
         let (epoch, position) = (*epoch, self.cursor);
         let reading = asking.get_or_insert_with(|| {
             let store = Arc::clone(&self.store);
-            Box::pin(async move {
+            on_its_own(async move {
                 let head = store.head().await?;
                 Ok(head.lineage.check(Cursor { epoch, position }, head.position))
             })
@@ -343,36 +348,35 @@ impl Subscription {
         let cursor = self.cursor;
         let reading = page.get_or_insert_with(|| {
             let ahead = self.ahead.take().filter(|ahead| ahead.after == cursor);
-            ahead.unwrap_or_else(|| {
-                self.reads_of_log += 1;
-                Box::new(Ahead::begin(&self.store, self.slot.filter(), cursor))
-            })
+            ahead.unwrap_or_else(|| Ahead::begin(&self.store, self.slot.filter(), cursor))
         });
-        let Poll::Ready(read) = reading.poll(context) else { return Step::Wait };
-        match read {
-            Err(error) => {
+        match reading.page.as_mut().poll(context) {
+            Poll::Pending => Step::Wait,
+            Poll::Ready(Err(error)) => {
                 *page = None;
                 self.failed(error)
             }
             // The tail has more, so to ask again would be to ask without end.
-            Ok(page) if page.through <= self.cursor => {
+            Poll::Ready(Ok(page)) if page.through <= self.cursor => {
                 self.mode = Mode::Ring;
                 let reason = format!("it ends at {}, and more has been told of it", page.head);
                 Step::Yield(Err(ReadError::Unavailable { reason }))
             }
-            Ok(page) => {
+            Poll::Ready(Ok(page)) => {
+                self.reads_of_log += 1;
                 self.cursor = page.through;
-                // There is more, and much of it: read while this is gone through.
-                if page.events.len() >= PAGE && page.head.0 - page.through.0 >= PAGE as u64 {
-                    self.reads_of_log += 1;
-                    let mut ahead = Box::new(Ahead::begin(&self.store, self.slot.filter(), page.through));
-                    ahead.go(context);
-                    self.ahead = Some(ahead);
-                }
+                self.far_behind = page.events.len() >= PAGE && page.head.0 - page.through.0 >= PAGE as u64;
                 self.ready.extend(page.events);
                 self.mode = Mode::Ring;
                 Step::Again
             }
+        }
+    }
+
+    /// Begins to read the next page once half of this one has been gone through: a reader that doesn't go on needs none.
+    fn read_ahead(&mut self) {
+        if self.far_behind && self.ready.len() == PAGE / 2 && self.ahead.is_none() {
+            self.ahead = Some(Ahead::begin(&self.store, self.slot.filter(), self.cursor));
         }
     }
 
@@ -395,7 +399,7 @@ impl Subscription {
         let Rewound { rewinds, epoch, kept, now } = self.tail.rewound_since(self.rewinds);
         (self.rewinds, self.epoch) = (rewinds, now);
         self.forget_noted();
-        self.ahead = None;
+        (self.ahead, self.far_behind) = (None, false);
         if let Mode::Resuming(_, asking) = &mut self.mode {
             // The answer may be on its way from the epoch that has ended: the new one is asked.
             *asking = None;
@@ -426,7 +430,7 @@ impl Subscription {
         match self.tail.look(self.cursor, LOOK, self.slot.filter(), |event| ready.push_back(event)) {
             Looked::Gone => self.fall_back_to_log(),
             Looked::Through(through) => {
-                self.ahead = None;
+                (self.ahead, self.far_behind) = (None, false);
                 if through == self.cursor {
                     self.mode = Mode::Live;
                 }
@@ -525,24 +529,39 @@ impl Subscription {
 }
 
 impl Ahead {
-    fn begin(store: &Arc<dyn EventStore>, filter: &EventFilter, after: Position) -> Self {
+    fn begin(store: &Arc<dyn EventStore>, filter: &EventFilter, after: Position) -> Box<Self> {
         let (store, filter) = (Arc::clone(store), filter.clone());
-        let page = Box::pin(async move { store.read(after, &filter, PAGE).await });
-        Self { after, page, read: None }
+        let page = on_its_own(async move { store.read(after, &filter, PAGE).await });
+        Box::new(Self { after, page })
     }
+}
 
-    /// Lets it go on, although nobody waits for it yet.
-    fn go(&mut self, context: &mut Context<'_>) {
-        if self.read.is_none()
-            && let Poll::Ready(read) = self.page.as_mut().poll(context)
-        {
-            self.read = Some(read);
-        }
+/// Lets a reading go on although nobody polls it: a reader that is stopped half-way would keep what others need for
+/// theirs, a connection to the file, say. Without a runtime it is polled like any other.
+fn on_its_own<T: Send + 'static>(
+    reading: impl Future<Output = Result<T, ReadError>> + Send + 'static,
+) -> Reading<T> {
+    match Handle::try_current() {
+        Ok(runtime) => Box::pin(OnItsOwn(runtime.spawn(reading))),
+        Err(_) => Box::pin(reading),
     }
+}
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Page, ReadError>> {
-        self.go(context);
-        self.read.take().map_or(Poll::Pending, Poll::Ready)
+/// A reading in a task of its own, which ends when nobody waits for it any more.
+struct OnItsOwn<T>(JoinHandle<Result<T, ReadError>>);
+
+impl<T> Future for OnItsOwn<T> {
+    type Output = Result<T, ReadError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = Pin::new(&mut self.0).poll(context);
+        done.map(|done| done.unwrap_or_else(|error| Err(ReadError::Storage(error.into()))))
+    }
+}
+
+impl<T> Drop for OnItsOwn<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

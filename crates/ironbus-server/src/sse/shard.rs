@@ -248,7 +248,7 @@ impl Shard {
             self.inbox.clients.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let until = taken.stream.left().map(|left| now + left);
+        let until = taken.stream.left().and_then(|left| now.checked_add(left));
         entry.insert(Box::new(Client {
             socket,
             stream: taken.stream,
@@ -341,13 +341,21 @@ impl Shard {
 impl Client {
     /// When to look at it although nothing happened. A socket that takes nothing says so when it does.
     fn due(&self) -> Option<Instant> {
-        let beat = (!self.blocked).then(|| self.sent + self.stream.heartbeat_every());
-        [beat, self.paused, self.until].into_iter().flatten().min()
+        let served = (!self.blocked).then_some([self.beat(), self.paused]);
+        served.into_iter().flatten().chain([self.until]).flatten().min()
+    }
+
+    /// When it gets a heartbeat if nothing else is sent.
+    fn beat(&self) -> Option<Instant> {
+        self.sent.checked_add(self.stream.heartbeat_every())
     }
 
     fn serve(&mut self, frames: &mut VecDeque<Bytes>, joined: &mut Vec<u8>, now: Instant) -> Served {
-        if self.until.is_some_and(|until| until <= now) {
-            self.end(&self.stream.expired());
+        // Now, and not when this round began: it may have served thousands since.
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            if self.rest.is_empty() {
+                self.end(&self.stream.expired());
+            }
             return Served::Goes;
         }
         if self.blocked {
@@ -371,7 +379,7 @@ impl Client {
                     Gathered::End => ended = true,
                 }
             }
-            if frames.is_empty() && !ended && self.sent + self.stream.heartbeat_every() <= now {
+            if frames.is_empty() && !ended && self.beat().is_some_and(|beat| beat <= now) {
                 frames.push_back(self.stream.heartbeat());
             }
         }

@@ -1,6 +1,7 @@
 //! The threads that write to the clients of live streams, and which of them serves whom.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
@@ -25,17 +26,19 @@ impl Shards {
     /// Starts so many. To be called within a tokio runtime: what their clients need of the log is read there.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
         let (ended, ends) = mpsc::channel(count.max(1));
-        let mut inboxes = Vec::with_capacity(count);
+        let mut shards = Self { inboxes: Vec::with_capacity(count), ends };
         for number in 1..=count {
             let shard = Shard::new(Handle::current())?;
-            inboxes.push(shard.inbox());
+            shards.inboxes.push(shard.inbox());
             let ended = ended.clone();
             std::thread::Builder::new().name(format!("ironbus-sse-{number}")).spawn(move || {
+                let run = catch_unwind(AssertUnwindSafe(|| shard.run()));
+                let panicked = || io::Error::other("a thread that writes to clients has panicked");
                 // Nobody may be waiting any more.
-                let _ = ended.try_send(shard.run());
+                let _ = ended.try_send(run.unwrap_or_else(|_| Err(panicked())));
             })?;
         }
-        Ok(Self { inboxes, ends })
+        Ok(shards)
     }
 
     /// The way in; none where there are no shards.
@@ -58,6 +61,13 @@ impl Shards {
     pub(crate) async fn stop(mut self) {
         self.inboxes.iter().for_each(|inbox| inbox.stop());
         while self.ends.recv().await.is_some() {}
+    }
+}
+
+/// Whatever ends the server, its clients come again, and the threads keep nothing of it.
+impl Drop for Shards {
+    fn drop(&mut self) {
+        self.inboxes.iter().for_each(|inbox| inbox.stop());
     }
 }
 

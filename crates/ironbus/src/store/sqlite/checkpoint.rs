@@ -71,11 +71,20 @@ impl Checkpoints {
     /// After a commit: has the write-ahead log folded in where that is worth it.
     pub(super) fn after_commit(&self, connection: &Connection) {
         let pages = self.pages.load(Ordering::Relaxed);
+        let mut busy = self.shared.busy.load(Ordering::Acquire);
         if pages < WORTH {
+            if !busy {
+                // It has begun anew.
+                self.shared.folded.store(0, Ordering::Release);
+            }
             return;
         }
+        while busy && pages >= LIMIT && self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            // Two can't fold at a time. Appends wait: the disk takes less than is written to it.
+            std::thread::sleep(Duration::from_millis(1));
+            busy = self.shared.busy.load(Ordering::Acquire);
+        }
         let left = pages.saturating_sub(self.shared.folded.load(Ordering::Acquire));
-        let busy = self.shared.busy.load(Ordering::Acquire);
         if pages >= LIMIT || (!busy && left <= FEW) {
             self.shared.folded.store(0, Ordering::Release);
             if let Err(error) = fold(connection) {
