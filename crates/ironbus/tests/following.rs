@@ -465,7 +465,9 @@ async fn a_page_that_was_on_its_way_when_its_epoch_ended_is_not_taken() {
 async fn a_page_that_was_read_ahead_when_its_epoch_ended_is_not_taken() {
     let node = Node::found(8).await;
     // More than the ring holds, so that the log is read.
-    node.commit(20_000);
+    for _ in 0..4 {
+        node.commit(5000);
+    }
     node.beat(20_000, None).await;
     node.until(20_000).await;
     let mut events = node.store.subscribe(EventFilter::everything(), Start::Beginning);
