@@ -663,7 +663,7 @@ beside the data directory, or in the current directory where there is none, and 
 machine that does something else meanwhile mean little.
 
 Examples:
-  ironbus bench                       everything, in about a minute
+  ironbus bench                       everything, in about half a minute
   ironbus bench store --full          the log alone, with more and longer turns
   ironbus bench --html bench.html     a page with charts beside the table
   ironbus bench --json | jq 'select(.goal) | {what, figure, unit, goal}'")]

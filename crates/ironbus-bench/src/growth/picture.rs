@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::{Curve, time};
-use crate::table::grouped;
 
 const WIDTH: f64 = 380.0;
 const HEIGHT: f64 = 230.0;
@@ -31,6 +30,15 @@ pub(super) fn draw(curves: &[Curve]) -> String {
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// A power of ten in few letters.
+fn short(size: f64) -> String {
+    match size {
+        ..1e3 => format!("{size:.0}"),
+        ..1e6 => format!("{:.0} K", size / 1e3),
+        _ => format!("{:.0} M", size / 1e6),
+    }
 }
 
 fn chart(out: &mut String, curve: &Curve) {
@@ -69,7 +77,7 @@ fn chart(out: &mut String, curve: &Curve) {
             "<text x=\"{:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{}</text>",
             x(size),
             HEIGHT - below + 18.0,
-            grouped(size)
+            short(size)
         ));
     }
     let points: Vec<String> =

@@ -91,8 +91,8 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, BenchError> {
         }
         let of = |side: &[Turn], value: fn(&Turn) -> f64| side.iter().map(value).collect::<Vec<_>>();
         let (p50, beside) = (of(&ours, |turn| turn.p50), of(&plain, |turn| turn.p50));
-        let way = if within == "one process" { "raw subscription" } else { "edge node's subscription" };
-        let row = Row::new(part, format!("{within}: the bus → a {way}, p50"), &p50, MICROS);
+        let way = if within == "one process" { "a raw subscription" } else { "an edge node's subscription" };
+        let row = Row::new(part, format!("{within}: the bus → {way}, p50"), &p50, MICROS);
         rows.push(row.beside(PLAIN, &p50, &beside).goal(latency));
         let (rates, beside) = (of(&ours, |turn| turn.rate), of(&plain, |turn| turn.rate));
         let row = Row::new(part, format!("{within}: the same as fast as they come"), &rates, "events/s");

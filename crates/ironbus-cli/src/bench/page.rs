@@ -20,7 +20,7 @@ svg{display:block;width:100%;height:auto;font:13px system-ui,sans-serif}text{fil
 /// How wide a chart is, and where its bars begin and end.
 const WIDTH: f64 = 800.0;
 const FROM: f64 = 170.0;
-const TO: f64 = 660.0;
+const TO: f64 = 620.0;
 
 /// A bar: what it is of, its figure, how that is shown, and its class.
 struct Bar<'a> {
