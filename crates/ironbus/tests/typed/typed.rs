@@ -12,22 +12,17 @@ use ironbus::typed::{
 };
 use ironbus::{
     Aggregate, Append, AppendError, Appended, Decider, DomainEvent, EventFilter, EventStore, ExpectedVersion,
-    Json, Metadata, NewEvent, Position, ReadError, Repository, Sequence, SessionId, SqliteEventStore,
-    SqliteOptions, Start, StoredEvent, Subscription, TypedSubscription,
+    Json, Metadata, NewEvent, Position, ReadError, Repository, Sequence, SessionId, Start, StoredEvent,
+    Subscription, TypedSubscription,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-async fn log() -> (tempfile::TempDir, SqliteEventStore) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let options = SqliteOptions::new(dir.path().join("ironbus.db"));
-    let store = SqliteEventStore::open(options).await.expect("a new log");
-    (dir, store)
-}
+use crate::log::{Log, log};
 
 /// Appends events to the Todo `1` and gives them back as the log holds them.
-async fn stored(store: &SqliteEventStore, events: Vec<NewEvent>) -> Vec<Arc<StoredEvent>> {
+async fn stored(store: &Log, events: Vec<NewEvent>) -> Vec<Arc<StoredEvent>> {
     let todo = Aggregate::new("Todo", "1").expect("valid");
     store.append(Append::to(todo.clone(), ExpectedVersion::Any, events)).await.expect("appended");
     store.load(&todo, Sequence::START, 100).await.expect("loaded").events
@@ -315,14 +310,14 @@ async fn an_aggregate_of_many_pages_is_folded_in_full() {
 /// A store that loses its answers: appends are handed on (or dropped before they are), and the caller is
 /// told that nobody knows.
 struct Forgetful {
-    inner: SqliteEventStore,
+    inner: Log,
     /// For the next appends, the last entry first: whether each is stored before its answer is lost.
     losses: Mutex<Vec<bool>>,
     seen: Mutex<Vec<Append>>,
 }
 
 impl Forgetful {
-    fn new(inner: SqliteEventStore, losses: Vec<bool>) -> Arc<Self> {
+    fn new(inner: Log, losses: Vec<bool>) -> Arc<Self> {
         Arc::new(Self { inner, losses: Mutex::new(losses), seen: Mutex::default() })
     }
 }
