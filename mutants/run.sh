@@ -77,8 +77,6 @@ mutant "what a socket didn't take is forgotten" crates/ironbus-server/src/sse/sh
 mutant "a client that was told of something while it is served isn't served again" \
   crates/ironbus-server/src/sse/shard.rs \
   "                self.notice.left.store(false, Ordering::Release);" "" -p ironbus-server --test http stream
-mutant "a stream is taken although an earlier answer is still owed" crates/ironbus-server/src/sse/takeover.rs \
-  "if !may || owed.load(Ordering::Acquire)" "if !may" -p ironbus-server --test http stream
 mutant "a shard sends after the credentials have expired" crates/ironbus-server/src/sse/shard.rs \
   "if self.until.is_some_and(|until| until <= Instant::now())" "if self.until.is_some_and(|_| false)" \
   -p ironbus-server --test http sessions

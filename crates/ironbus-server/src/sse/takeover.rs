@@ -4,8 +4,9 @@
 //! it over with the stream, and never answers HTTP, which is then taken apart for its socket. The body isn't chunked:
 //! it ends with the connection (RFC 9112, section 6.3), so that a frame goes to every client as the same bytes.
 //!
-//! Invariant: nothing of an earlier response is owed to the client at that time ([`Watched`]); else the stream goes as
-//! a body.
+//! Invariant: nothing of an earlier response is owed to the client at that time; else the stream goes as a body. hyper
+//! reads the head of a request only after it has flushed the answer to the one before; that isn't promised, so this
+//! doesn't rest on it ([`Watched`]).
 
 use std::convert::Infallible;
 use std::io::{IoSlice, Write as _};
