@@ -1,6 +1,6 @@
-//! How an append waits for the writer's answer.
+//! How an append waits for the writer's answer, and a read for its page.
 //!
-//! To wake a sleeping thread takes about 17 µs, which is a fifth of a sync of a quick disk. So an append that is alone,
+//! To wake a sleeping thread takes about 17 µs, which is a fifth of a sync of a quick disk. So one that is alone,
 //! on a log whose answers came quickly of late, looks for its answer for as long as that takes, and lets other tasks of
 //! its thread run between looks. Where several wait, or the disk is slow, it sleeps at once.
 
@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_micros(250);
 
 #[derive(Default)]
 pub(super) struct Waiting {
-    /// How many appends wait.
+    /// How many wait.
     waiting: AtomicUsize,
     /// How long the last one that was alone took, in nanoseconds.
     last: AtomicU64,
@@ -28,7 +28,7 @@ pub(super) struct Waiter<'a> {
 }
 
 impl Waiting {
-    /// Begins to wait; before the append is handed to the writer.
+    /// Begins to wait; before what is asked is handed over.
     pub(super) fn begin(&self) -> Waiter<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiter { all: self, began: Instant::now() }
