@@ -365,7 +365,8 @@ impl Subscription {
             Poll::Ready(Ok(page)) => {
                 self.reads_of_log += 1;
                 self.cursor = page.through;
-                self.far_behind = page.events.len() >= PAGE && page.head.0 - page.through.0 >= PAGE as u64;
+                self.far_behind =
+                    page.events.len() >= PAGE && page.head.0.saturating_sub(page.through.0) >= PAGE as u64;
                 self.ready.extend(page.events);
                 self.mode = Mode::Ring;
                 Step::Again

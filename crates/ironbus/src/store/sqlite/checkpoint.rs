@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
 use super::OpenError;
-use super::schema::{open_folder, refused};
+use super::schema::{open_for_checkpoints, refused};
 
 /// The pages from which on the log is worth folding in: 16 MiB.
 const WORTH: u32 = 4000;
@@ -59,11 +59,11 @@ impl Checkpoints {
         };
         connection.wal_hook(Some(hook)).map_err(|error| refused(path, error))?;
         let (wanted, wishes) = sync_channel(1);
-        let (folder, shared) = (open_folder(path)?, Arc::<Shared>::default());
+        let (own, shared) = (open_for_checkpoints(path)?, Arc::<Shared>::default());
         let told = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("ironbus-checkpoint".into())
-            .spawn(move || run(&folder, &wishes, &told))
+            .spawn(move || run(&own, &wishes, &told))
             .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
         Ok(Self { pages, shared, wanted: Some(wanted), thread: Some(thread) })
     }

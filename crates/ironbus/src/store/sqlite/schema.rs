@@ -219,7 +219,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// Opens the connection that folds the write-ahead log in.
-pub(super) fn open_folder(path: &Path) -> Result<Connection, OpenError> {
+pub(super) fn open_for_checkpoints(path: &Path) -> Result<Connection, OpenError> {
     connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 
