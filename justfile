@@ -13,14 +13,17 @@ run *args:
 # Formats everything.
 format:
     cargo fmt --all
+    cargo fmt --manifest-path peers/Cargo.toml
 
 # What a reviewer would say first: format, clippy, spelling, licences, the API's description.
 lint:
     cargo fmt --all --check
+    cargo fmt --manifest-path peers/Cargo.toml --check
     cargo clippy --workspace --all-targets -- -D warnings
     typos
     cargo deny --all-features check bans licenses sources
     python3 -m openapi_spec_validator crates/ironbus-server/openapi.json
+    mutants/run.sh --check
 
 # All tests; what needs a browser or the real logs says so when it skips.
 test *args:
@@ -80,6 +83,12 @@ replica:
       -p zenohd -p zenoh-plugin-storage-manager -p zenoh-backend-rocksdb
     IRONBUS_ZENOHD="$PWD/target/replica/release/zenohd" cargo test --workspace --test replica -- --nocapture
 
+# Instructions for one event on each hot path, under callgrind (needs valgrind): what doesn't depend on what else runs.
+# With `profile=profiling` the functions keep their names for `callgrind_annotate`.
+instructions profile="release":
+    cargo build --profile {{ profile }} -p ironbus-bench -p ironbus-cli
+    .ci/instructions target/{{ profile }}/ironbus-bench
+
 # Breaks the code on purpose, once for each property, and checks that a test notices.
 mutants *word:
     mutants/run.sh {{ word }}
@@ -87,6 +96,12 @@ mutants *word:
 # The figures of docs/BENCHMARKS.md, taken anew in one run (`--quick` for a short one; names choose some).
 bench *args:
     cargo run --release -p ironbus-bench -- {{ args }}
+
+# Builds what `just bench stores` drives the stores of others with: SQLite through sqlx and UmaDB come with it, and
+# PostgreSQL, Redis and NATS are measured where their servers are installed (NATS 2.10 or later: an earlier one can't sync
+# each message).
+peers:
+    cargo build --release --manifest-path peers/Cargo.toml --target-dir target/peers
 
 # 18,000 SSE clients on one node, and 100,000 over six edge nodes, each with a pattern of its own, while a real log flows;
 # every client is checked (a process needs 20,000 open files).

@@ -6,8 +6,10 @@
 mod appends;
 mod crowd;
 mod fanout;
+mod goals;
 mod growth;
 mod invalidation;
+mod path;
 mod reads;
 mod sse;
 mod stores;
@@ -20,7 +22,12 @@ use ironbus_cli::bench;
 use table::Table;
 
 /// What can be chosen; without a choice all are taken.
-const NAMES: [&str; 8] = ["appends", "reads", "stores", "invalidation", "fanout", "zenoh", "sse", "growth"];
+const NAMES: [&str; 9] =
+    ["goals", "appends", "reads", "stores", "invalidation", "fanout", "zenoh", "sse", "growth"];
+
+/// As in `ironbus`; ours and what runs in this process beside it have the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +42,13 @@ fn main() {
     std::fs::create_dir_all(&place).expect("the target folder");
     match arguments.first().map(String::as_str) {
         Some(crowd::CLIENTS) => return crowd::run_clients(),
+        Some(path::PATH) => match path::run(&arguments[1..], &place) {
+            Ok(()) => return,
+            Err(wrong) => {
+                eprintln!("{wrong}");
+                std::process::exit(2);
+            }
+        },
         Some("crowd") => match crowd::measure(&arguments[1..], &place) {
             Ok(table) => return println!("{table}"),
             Err(wrong) => {
@@ -58,6 +72,9 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let mut table = Table::default();
+    if is_chosen("goals") {
+        goals::measure(&runtime, &place, quick, &mut table);
+    }
     if is_chosen("appends") {
         appends::measure(&runtime, &place, quick, &mut table);
     }

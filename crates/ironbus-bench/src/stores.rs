@@ -1,9 +1,11 @@
-//! The same work on every store that ironbus has, and on a stock Zenoh storage: durable appends, loads of one
-//! aggregate, replay of the whole log.
+//! The same work on every store that ironbus has, on those that others have, and on a stock Zenoh storage: durable
+//! appends, loads of one aggregate, replay of the whole log.
 //!
 //! SQLite, slots in a folder, and, where the build has the features `rocksdb` and `s3`, RocksDB and the S3 server that
-//! tests use (moto's; skipped, with a word, where there is none); `replica` brings the stock storage.
+//! tests use (moto's; skipped, with a word, where there is none); `replica` brings the stock storage. Those of others run
+//! where `just peers` has built what drives them, each in turns with ours.
 
+mod peers;
 #[cfg(feature = "replica")]
 mod stock;
 
@@ -83,7 +85,12 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
             let log = ObjectLog::open_s3(&options(server)).await.expect("opens");
             subjects.push(Subject::slots("slots in S3 (moto)", "kept in the server's memory", log).await);
         }
+        let mut peers = peers::start(folder.path());
         for turn in 1..=turns {
+            for peer in &mut peers {
+                eprintln!("appends to {}: turn {turn} of {turns}", peer.name());
+                peer.append(span);
+            }
             for subject in &mut subjects {
                 eprintln!("appends to {}: turn {turn} of {turns}", subject.name);
                 let one = append_to(Arc::clone(&subject.store), 1, span).await;
@@ -99,36 +106,54 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
         for subject in subjects {
             tell(subject, total, table).await;
         }
+        for peer in peers {
+            peer.tell(total, table);
+        }
         #[cfg(feature = "replica")]
         stock::measure(total, table).await;
     });
 }
 
 async fn tell(subject: Subject, total: u64, table: &mut Table) {
-    let of = |turns: &[Turn], value: fn(&Turn) -> f64| median(turns.iter().map(value).collect());
-    let appends = |turns: &[Turn]| {
-        let (p50, p99) = (micros(of(turns, |turn| turn.p50)), micros(of(turns, |turn| turn.p99)));
-        format!("{}/s, p50 {p50}, p99 {p99}", grouped(of(turns, |turn| turn.rate)))
-    };
     let mut replays = Vec::new();
     for _ in 0..3 {
         replays.push(read_pages(&*subject.store, total).await.expect("readable"));
     }
     let loaded = load(&*subject.store, 10, total, Duration::from_secs(1)).await;
     let (p50, loads) = loaded.expect("readable");
-    table.row(
-        &format!("{}: {}", subject.name, subject.durable),
-        &format!(
+    let figures = Figures { one: &subject.one, many: &subject.many, p50, loads, replay: median(replays) };
+    table.row(&format!("{}: {}", subject.name, subject.durable), &figures.cell(total), "–");
+    subject.log.close().await;
+}
+
+/// What a store came to.
+struct Figures<'a> {
+    /// Appends by one client, and by many.
+    one: &'a [Turn],
+    many: &'a [Turn],
+    /// The time of a load, in microseconds, and how many there were in a second.
+    p50: f64,
+    loads: f64,
+    /// Events in a second.
+    replay: f64,
+}
+
+impl Figures<'_> {
+    fn cell(&self, total: u64) -> String {
+        let of = |turns: &[Turn], value: fn(&Turn) -> f64| median(turns.iter().map(value).collect());
+        let appends = |turns: &[Turn]| {
+            let (p50, p99) = (micros(of(turns, |turn| turn.p50)), micros(of(turns, |turn| turn.p99)));
+            format!("{}/s, p50 {p50}, p99 {p99}", grouped(of(turns, |turn| turn.rate)))
+        };
+        format!(
             "appends by 1 client {}; by 64 clients {}; load of a 10-event aggregate among {} events p50 {}, \
              {} loads/s; replay {} events/s",
-            appends(&subject.one),
-            appends(&subject.many),
+            appends(self.one),
+            appends(self.many),
             grouped(total as f64),
-            micros(p50),
-            grouped(loads),
-            grouped(median(replays))
-        ),
-        "–",
-    );
-    subject.log.close().await;
+            micros(self.p50),
+            grouped(self.loads),
+            grouped(self.replay)
+        )
+    }
 }

@@ -25,6 +25,10 @@ use args::{Cli, Command};
 use config::Config;
 use failure::Failure;
 
+/// The writer makes events that other threads give back: with the system's allocator they wait for each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before anything speaks TLS: everything in the process is to use the same cryptography.
     #[cfg(feature = "s3")]

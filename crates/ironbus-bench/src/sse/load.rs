@@ -106,7 +106,9 @@ impl Load {
             while started < count && started - opened < UNDER_WAY {
                 let number = first + started;
                 let path = path.replace("{n}", &number.to_string());
-                let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes();
+                let request =
+                    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n");
+                let request = request.into_bytes();
                 let mut socket =
                     TcpStream::connect(address).expect("a socket; raise the limit on open files");
                 let both = Interest::READABLE | Interest::WRITABLE;

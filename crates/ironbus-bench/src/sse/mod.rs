@@ -5,13 +5,14 @@
 //! Ours stores every event before it is sent (FULL); the others only send.
 
 mod load;
+mod nchan;
 mod peers;
 mod server;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use load::clock;
 
@@ -35,6 +36,9 @@ const CLIENTS: usize = 1000;
 /// How many events come at once where many do.
 const BURST: u64 = 500;
 
+/// For how long a process may take to end.
+const ENDS: Duration = Duration::from_secs(10);
+
 /// What one turn of one server came to.
 struct Turn {
     /// Bytes of memory for an idle stream.
@@ -50,6 +54,11 @@ struct Turn {
 pub(crate) fn measure(place: &Path, quick: bool, table: &mut Table) {
     let turns = if quick { 1 } else { 5 };
     let mut all: Vec<(&str, Vec<Turn>)> = server::KINDS.iter().map(|kind| (*kind, Vec::new())).collect();
+    if nchan::is_there() {
+        all.push((server::NCHAN, Vec::new()));
+    } else {
+        eprintln!("nchan isn't measured: nginx or its module isn't installed");
+    }
     for turn in 1..=turns {
         for (kind, of_kind) in &mut all {
             eprintln!("streams from {kind}: turn {turn} of {turns}");
@@ -109,7 +118,7 @@ fn turn_of(kind: &str, place: &Path, quick: bool) -> Turn {
         deliver(&mut load, &mut server, BURST);
     }
     let many = per_second(bursts * BURST * CLIENTS as u64, began.elapsed());
-    let mut took = std::time::Duration::ZERO;
+    let mut took = Duration::ZERO;
     for _ in 0..alone {
         let began = Instant::now();
         let at = deliver(&mut load, &mut server, 1);
@@ -148,7 +157,12 @@ impl Talk {
             }
             _ => Command::new(own),
         };
-        let spawned = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        Self::with(command.args(arguments))
+    }
+
+    /// Starts another program.
+    pub(crate) fn with(command: &mut Command) -> Self {
+        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.expect("starts");
         let (to, from) = (child.stdin.take(), child.stdout.take().expect("piped"));
         Self { child, to, from: BufReader::new(from), address: String::new() }
@@ -179,20 +193,24 @@ impl Talk {
         assert_eq!(self.line(), expected);
     }
 
-    fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         self.say(line);
         self.line()
     }
 
-    fn tell(&mut self, line: &str) {
+    pub(crate) fn tell(&mut self, line: &str) {
         self.ask(line);
     }
 }
 
 impl Drop for Talk {
     fn drop(&mut self) {
-        // Its input ends, and so does it; if it doesn't, it is ended.
+        // Its input ends, and so does it, and what it has started; if it doesn't, it is ended.
         self.to = None;
+        let began = Instant::now();
+        while began.elapsed() < ENDS && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -26,6 +26,11 @@ const ROOM: usize = 1024;
 pub(super) trait Server {
     /// Sends so many events, as if they had just happened.
     fn publish(&mut self, count: u64);
+
+    /// The resident memory of its process, in KiB.
+    fn resident(&self) -> u64 {
+        super::server::resident_of("self")
+    }
 }
 
 /// Publishes to whoever has subscribed to a broadcast channel.

@@ -1,6 +1,5 @@
 //! A server in a process of its own, told what to do line by line: `publish COUNT` sends so many events and answers
-//! with the time (of the system's clock) right before; `memory` answers with its resident memory in KiB and how much of
-//! that is heap.
+//! with the time (of the system's clock) right before; `memory` answers with its resident memory in KiB.
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -13,10 +12,14 @@ use ironbus_server::ServerOptions;
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
+use super::nchan::Nchan;
 use super::peers::{Server, axum_sse, floor, shared_frames};
 
 /// What can be started.
 pub(super) const KINDS: [&str; 5] = ["ironbus", "ironbus-body", "axum-sse", "shared-frames", "epoll"];
+
+/// Another one, where it is installed.
+pub(super) const NCHAN: &str = "nchan";
 
 /// The event as a client gets it, about as long as ours, whose payload has 300 bytes or so.
 pub(super) fn data(number: u64) -> String {
@@ -42,11 +45,16 @@ pub(crate) fn run(kind: &str, place: &Path) {
     let runtime = runtime.expect("a runtime");
     let _within = runtime.enter();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address: SocketAddr = listener.local_addr().expect("bound");
+    let mut address: SocketAddr = listener.local_addr().expect("bound");
     let mut server: Box<dyn Server + Send> = match kind {
         "ironbus" => Box::new(runtime.block_on(Ours::start(listener, place, 1))),
         "ironbus-body" => Box::new(runtime.block_on(Ours::start(listener, place, 0))),
         "epoll" => floor(listener),
+        NCHAN => {
+            let (its, nchan) = Nchan::start(place);
+            address = its;
+            Box::new(nchan)
+        }
         "axum-sse" | "shared-frames" => {
             let (routes, server) = if kind == "axum-sse" { axum_sse() } else { shared_frames() };
             listener.set_nonblocking(true).expect("set");
@@ -71,7 +79,7 @@ pub(crate) fn run(kind: &str, place: &Path) {
                 server.publish(count.parse().expect("a count"));
                 say(&now.to_string());
             }
-            ("memory", "") => say(&resident().to_string()),
+            ("memory", "") => say(&server.resident().to_string()),
             _ => panic!("an unknown line: {line}"),
         }
     }
@@ -82,9 +90,9 @@ fn say(answer: &str) {
     std::io::stdout().flush().expect("somebody reads this");
 }
 
-/// The resident memory of this process, in KiB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+/// The resident memory of a process, in KiB.
+pub(super) fn resident_of(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has some");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -2,7 +2,8 @@
 //! each want something else; beside a raw `tokio::sync::broadcast` with as many receivers.
 //!
 //! The disk has no part in it: a tail is fed with events that the log has already. Each is published alone, as the
-//! writer of a log does with the appends of one client.
+//! writer of a log does with the appends of one client; to the many that each want something else they are published in
+//! groups, as the writer does with the appends of many.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,6 +28,9 @@ const RAW: &str = "raw tokio::sync::broadcast";
 
 /// So many events are told to a crowd by a broadcast, which wakes everybody for each.
 const TO_ALL: usize = 8;
+
+/// So many events the writer of a log publishes at once when that many clients append.
+const GROUP: usize = 64;
 
 pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, BenchError> {
     let (runtime, sizes, part) = (bench.runtime, &bench.sizes, Part::InProcess.name());
@@ -74,7 +78,10 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, BenchError> {
         let all = broadcast::Sender::new(ROUND);
         raw.push(runtime.block_on(wake(&all, crowd, &events[..TO_ALL.min(events.len())], crowd)));
     }
-    let what = format!("to one of {} subscriptions, each of its own aggregate", grouped(crowd as f64));
+    let what = format!(
+        "to one of {} subscriptions, each of its own aggregate, in groups of {GROUP}",
+        grouped(crowd as f64)
+    );
     let row = Row::new(part, what, &ours, "events/s").goal(1_000_000.0);
     rows.push(row.beside(format!("{RAW}, which wakes all"), &ours, &raw));
     runtime.block_on(store.close());
@@ -86,8 +93,8 @@ pub(super) fn measure(bench: &Bench<'_>) -> Result<Vec<Row>, BenchError> {
 pub trait Side: Send + Sync + 'static {
     /// Who gets what is published.
     type Reader: Reader;
-    /// Gives an event to all who want it.
-    fn publish(&self, event: &Arc<StoredEvent>);
+    /// Gives events to all who want them.
+    fn publish(&self, events: &[Arc<StoredEvent>]);
     /// Who gets all events of the type `Bench`.
     fn reader(&self) -> Self::Reader;
     /// Who wants the events of this aggregate alone; where nobody is told apart, it gets all.
@@ -123,8 +130,8 @@ impl Ours {
 impl Side for Ours {
     type Reader = Subscription;
 
-    fn publish(&self, event: &Arc<StoredEvent>) {
-        self.tail.publish(std::slice::from_ref(event)).expect("they are in order");
+    fn publish(&self, events: &[Arc<StoredEvent>]) {
+        self.tail.publish(events).expect("they are in order");
     }
 
     fn reader(&self) -> Subscription {
@@ -145,8 +152,10 @@ impl Reader for Subscription {
 impl Side for broadcast::Sender<Arc<StoredEvent>> {
     type Reader = broadcast::Receiver<Arc<StoredEvent>>;
 
-    fn publish(&self, event: &Arc<StoredEvent>) {
-        self.send(Arc::clone(event)).expect("there are receivers");
+    fn publish(&self, events: &[Arc<StoredEvent>]) {
+        for event in events {
+            self.send(Arc::clone(event)).expect("there are receivers");
+        }
     }
 
     fn reader(&self) -> Self::Reader {
@@ -169,7 +178,7 @@ async fn same_thread<S: Side>(side: &S, events: &[Arc<StoredEvent>]) -> f64 {
     let (mut reader, mut latencies) = (side.reader(), histogram());
     for event in events {
         let one = Instant::now();
-        side.publish(event);
+        side.publish(std::slice::from_ref(event));
         reader.next().await;
         latencies.record(nanos(one)).expect("in range");
     }
@@ -231,7 +240,7 @@ async fn deliver<S: Side>(
         for round in events.chunks(round) {
             shared.1.store(readers, Ordering::Release);
             shared.0.store(nanos(clock), Ordering::Release);
-            round.iter().for_each(|event| side.publish(event));
+            round.chunks(1).for_each(|event| side.publish(event));
             handle.block_on(shared.2.notified());
         }
         began.elapsed()
@@ -246,7 +255,7 @@ async fn deliver<S: Side>(
     Ok((took, all))
 }
 
-/// Publishes the events to a crowd of which each reader wants another aggregate, as fast as they are taken; `wakes`
+/// Publishes the events, in groups, to a crowd of which each reader wants another aggregate, as fast as they are taken; `wakes`
 /// readers get each. Gives how many events there are in a second.
 async fn wake<S: Side>(side: &S, crowd: usize, events: &[Arc<StoredEvent>], wakes: usize) -> f64 {
     // How many deliveries of the round are left, and that none is.
@@ -270,7 +279,7 @@ async fn wake<S: Side>(side: &S, crowd: usize, events: &[Arc<StoredEvent>], wake
     let began = Instant::now();
     for round in events.chunks(ROUND / 4) {
         shared.0.store(round.len() * wakes, Ordering::Release);
-        round.iter().for_each(|event| side.publish(event));
+        round.chunks(GROUP).for_each(|group| side.publish(group));
         shared.1.notified().await;
     }
     let took = began.elapsed();

@@ -1,22 +1,17 @@
-//! Reading the log: a handful of connections of their own, which never block the writer.
+//! Reading the log over one connection, which never blocks the writer.
 //!
 //! Every call reads one bounded page and ends its statement, so that no read holds a snapshot for long
 //! (a long one would keep SQLite from folding its write-ahead log in). The log only grows, so a page read
 //! up to a head that was read before it is consistent without a transaction.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
-use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::schema::{fold_in_at_close, open_reader, refused};
-use super::waiting::Waiting;
 use crate::event::{Aggregate, Encoded, EventId, Json, Metadata, Position, Sequence, SessionId, StoredEvent};
 use crate::key::{EventFilter, Shape};
 use crate::store::{AggregatePage, OpenError, Page, ReadError};
@@ -33,6 +28,9 @@ macro_rules! select_events {
 }
 pub(super) use select_events;
 
+/// Events of an aggregate after a sequence, no more than so many.
+const LOAD: &str = select_events!("WHERE aggregate = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3");
+
 /// How many rows a page looks at at the most, so that a pattern that matches little gives up its
 /// connection to others now and then.
 const LOOK_AT_MOST: u64 = 50_000;
@@ -40,22 +38,34 @@ const LOOK_AT_MOST: u64 = 50_000;
 /// A page ends once its payloads and metadata reach this many bytes.
 const PAGE_BYTES: usize = 8 << 20;
 
-/// How many aggregates' names a connection remembers. When full, all are forgotten and looked up again.
-const KNOWN_AGGREGATES: usize = 1 << 16;
-
-/// The connections, and who may use them. When all are in use a reader waits for its turn.
-pub(super) struct Readers {
-    path: PathBuf,
-    idle: Mutex<Vec<Reader>>,
-    turns: Arc<Semaphore>,
-    waiting: Waiting,
-}
-
 /// One connection with what it remembers.
 pub(super) struct Reader {
     connection: Connection,
-    names: HashMap<i64, Aggregate>,
+    names: AggregateNames,
     types: Types,
+}
+
+/// The names of the aggregates that were met lately, each at the place that its row has: rows are numbered one after the
+/// other. Another row of the same place takes it over, so it is bounded.
+#[derive(Default)]
+struct AggregateNames(Vec<Option<(i64, Aggregate)>>);
+
+impl AggregateNames {
+    const PLACES: usize = 1 << 14;
+
+    fn of(&mut self, row: i64, connection: &Connection) -> rusqlite::Result<&Aggregate> {
+        let at = row.rem_euclid(Self::PLACES as i64) as usize;
+        if self.0.len() <= at {
+            // As much as was met, so that a small log takes little.
+            self.0.resize((at + 1).next_power_of_two(), None);
+        }
+        let place = &mut self.0[at];
+        if place.as_ref().is_none_or(|(known, _)| *known != row) {
+            *place = Some((row, aggregate_of(connection, row)?));
+        }
+        let Some((_, name)) = place else { unreachable!("it was just put there") };
+        Ok(name)
+    }
 }
 
 /// The event types that were met last: there are few, and each event would hold a copy of its own.
@@ -75,48 +85,6 @@ impl Types {
     }
 }
 
-impl Readers {
-    pub(super) fn open(path: PathBuf, count: usize) -> Result<Self, OpenError> {
-        let first = Reader::open(&path)?;
-        let turns = Arc::new(Semaphore::new(count));
-        Ok(Self { path, idle: Mutex::new(vec![first]), turns, waiting: Waiting::default() })
-    }
-
-    /// Runs `read` on a connection, on a thread where it may block.
-    pub(super) async fn with<T: Send + 'static>(
-        self: &Arc<Self>,
-        read: impl FnOnce(&mut Reader) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| ReadError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let (readers, waiter) = (Arc::clone(self), self.waiting.begin());
-        tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            // Who asked may have stopped waiting.
-            let _ = reply.send(readers.read(read));
-        });
-        let cut_off = || ReadError::Storage("the read was cut off".into());
-        waiter.answer(answer).await.ok_or_else(cut_off)?
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&mut Reader) -> rusqlite::Result<T>) -> Result<T, ReadError> {
-        let idle = self.idle.lock().pop();
-        let mut reader = match idle {
-            Some(reader) => reader,
-            None => Reader::open(&self.path).map_err(|error| ReadError::Storage(error.into()))?,
-        };
-        let result = read(&mut reader).map_err(read_error);
-        self.idle.lock().push(reader);
-        result
-    }
-
-    /// Refuses further reads and closes the idle connections.
-    pub(super) fn close(&self) {
-        self.turns.close();
-        self.idle.lock().clear();
-    }
-}
-
 impl Reader {
     /// The connection, for what else of the file is read.
     pub(super) fn connection(&self) -> &Connection {
@@ -127,7 +95,7 @@ impl Reader {
     pub(super) fn open(path: &std::path::Path) -> Result<Self, OpenError> {
         let connection = open_reader(path)?;
         fold_in_at_close(&connection, true).map_err(|error| refused(path, error))?;
-        Ok(Self { connection, names: HashMap::new(), types: Types::default() })
+        Ok(Self { connection, names: AggregateNames::default(), types: Types::default() })
     }
 
     /// Whether another connection has committed since the number was last asked for and differs.
@@ -148,9 +116,7 @@ impl Reader {
         let Some(row) = row_of(&self.connection, aggregate)? else {
             return Ok(AggregatePage { events: Vec::new(), version: Sequence::START });
         };
-        let mut select = self.connection.prepare_cached(select_events!(
-            "WHERE aggregate = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3"
-        ))?;
+        let mut select = self.connection.prepare_cached(LOAD)?;
         let mut rows = select.query((row, after.0, as_limit(limit)))?;
         let mut events = Vec::new();
         let mut bytes = 0;
@@ -252,8 +218,8 @@ impl Reader {
         let mut rows = select.query((session.as_str(), after.0, page.head.0))?;
         let mut collect = Collect::new(page, filter, limit, &mut self.types);
         while let Some(row) = rows.next()? {
-            let aggregate = name_of(&mut self.names, &self.connection, row.get(1)?)?;
-            if !collect.take(row, &aggregate)? {
+            let aggregate = self.names.of(row.get(1)?, &self.connection)?;
+            if !collect.take(row, aggregate)? {
                 break;
             }
         }
@@ -277,9 +243,12 @@ impl Reader {
         let passes_all = filter.passes_all();
         let mut collect = Collect::new(page, filter, limit, &mut self.types);
         while let Some(row) = rows.next()? {
-            let aggregate = name_of(&mut self.names, &self.connection, row.get(1)?)?;
-            let more =
-                if passes_all { collect.keep(row, aggregate)? } else { collect.take(row, &aggregate)? };
+            let aggregate = self.names.of(row.get(1)?, &self.connection)?;
+            let more = if passes_all {
+                collect.keep(row, aggregate.clone())?
+            } else {
+                collect.take(row, aggregate)?
+            };
             if !more {
                 break;
             }
@@ -387,22 +356,6 @@ pub(super) fn aggregate_of(connection: &Connection, row: i64) -> rusqlite::Resul
         })
 }
 
-fn name_of(
-    names: &mut HashMap<i64, Aggregate>,
-    connection: &Connection,
-    row: i64,
-) -> rusqlite::Result<Aggregate> {
-    if let Some(name) = names.get(&row) {
-        return Ok(name.clone());
-    }
-    let name = aggregate_of(connection, row)?;
-    if names.len() >= KNOWN_AGGREGATES {
-        names.clear();
-    }
-    names.insert(row, name.clone());
-    Ok(name)
-}
-
 pub(super) fn read_error(error: rusqlite::Error) -> ReadError {
     let damaged = |place: &str, error: &rusqlite::Error| ReadError::Damaged {
         place: place.to_owned(),
@@ -416,5 +369,31 @@ pub(super) fn read_error(error: rusqlite::Error) -> ReadError {
             damaged("the file", &error)
         }
         _ => ReadError::Storage(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::store::Durability;
+    use crate::store::sqlite::schema::open_writer;
+    use crate::store::sqlite::writer::insert_aggregate;
+
+    #[test]
+    fn a_load_is_compiled_once_whatever_its_limit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log.db");
+        let (writer, ..) = open_writer(&path, Durability::Full, None).expect("a log");
+        let aggregate = Aggregate::new("Todo", "1").expect("valid");
+        insert_aggregate(&writer, &aggregate).expect("inserted");
+        let mut reader = Reader::open(&path).expect("opens");
+        for limit in [1, 10, 100] {
+            reader.load(&aggregate, Sequence::START, limit).expect("readable");
+        }
+        let load = reader.connection.prepare_cached(LOAD).expect("it is there");
+        assert_eq!(load.get_status(StatementStatus::Run), 3, "it is the statement that was used");
+        assert_eq!(load.get_status(StatementStatus::RePrepare), 0);
     }
 }

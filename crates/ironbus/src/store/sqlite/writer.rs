@@ -494,7 +494,9 @@ impl Writer {
                     actual,
                 }));
             }
-            planned.insert(&write.aggregate, Sequence(actual.0 + write.events.len() as u64));
+            if append.writes.len() > 1 {
+                planned.insert(&write.aggregate, Sequence(actual.0 + write.events.len() as u64));
+            }
         }
         Ok(())
     }
