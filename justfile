@@ -99,7 +99,7 @@ bench *args:
 
 # Builds what `just bench stores` drives the stores of others with: SQLite through sqlx and UmaDB come with it, and
 # PostgreSQL, Redis and NATS are measured where their servers are installed (NATS 2.10 or later: an earlier one can't sync
-# each message).
+# each message). Needs protoc (on Debian `apt-get install protobuf-compiler`), for UmaDB.
 peers:
     cargo build --release --manifest-path peers/Cargo.toml --target-dir target/peers
 

@@ -37,7 +37,13 @@ async fn main() {
         _ => Err("say which peer, and in which folder".into()),
     };
     if let Err(error) = done {
-        eprintln!("{error}");
+        eprint!("{error}");
+        let mut cause = error.source();
+        while let Some(source) = cause {
+            eprint!(": {source}");
+            cause = source.source();
+        }
+        eprintln!();
         std::process::exit(1);
     }
 }

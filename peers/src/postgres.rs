@@ -4,9 +4,11 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 
@@ -64,7 +66,15 @@ impl Postgres {
         let at = format!("host=127.0.0.1 port={port} user=bench dbname=postgres");
         let mut clients = Vec::new();
         for number in 0..CONNECTIONS {
-            let (client, connection) = tokio_postgres::connect(&at, NoTls).await?;
+            // It listens before it can be connected to.
+            let (client, connection) = loop {
+                match tokio_postgres::connect(&at, NoTls).await {
+                    Err(error) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    connected => break connected?,
+                }
+            };
             tokio::spawn(connection);
             if number == 0 {
                 client

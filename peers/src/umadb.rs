@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use umadb_client::{AsyncUmaDbClient, UmaDbClient};
 use umadb_dcb::{DcbAppendCondition, DcbEvent, DcbEventStoreAsync, DcbQuery, DcbQueryItem};
+use umadb_server::{ServerOptions, StorageOptions, start_server_with_options};
 use uuid::Uuid;
 
 use crate::peer::{Failure, Peer, ROUND};
@@ -18,7 +19,9 @@ pub const SERVER: &str = "umadb-server";
 /// Runs the server.
 pub async fn serve(folder: &str, address: &str) -> Result<(), Failure> {
     let (_stop, stopped) = tokio::sync::oneshot::channel();
-    umadb_server::start_server(folder, address, stopped).await.map_err(|error| error.to_string().into())
+    let storage = StorageOptions::default().db_path(folder);
+    let options = ServerOptions { listen_addr: address.to_owned(), tls: None, api_key: None, storage };
+    start_server_with_options(options, stopped).await.map_err(|error| error.to_string().into())
 }
 
 pub struct Uma {

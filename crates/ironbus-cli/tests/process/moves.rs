@@ -4,6 +4,7 @@
 //! `IRONBUS_MOVE_TO` names the places, with commas between them (`folder:slots` where it doesn't); `s3` among them is
 //! an S3 server of the test's own. `IRONBUS_MOVE_READERS` says how many read.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -277,13 +278,25 @@ async fn the_log_goes_to_slots_and_back_under_fire_and_nothing_is_lost() {
     );
     assert!(pauses.iter().all(|pause| *pause < 2.0), "{pauses:?}");
     check(&url, &writers, imported).await;
+    let mut chains = Vec::new();
     for place in &places {
-        look_at_the_directory(&mut run, place, head).await;
+        chains.push(look_at_the_directory(&mut run, place, head).await);
     }
+    let place = run.data.path();
+    run.server.kill();
+    chains.push(verified(&["--data".as_ref(), place.as_os_str()])["chain"].clone());
+    println!("the hash chain over {head} events, in {named} and in SQLite: {chains:?}");
+    assert!(chains.iter().all(|chain| *chain == chains[0]), "hash chains are equal everywhere");
 }
 
-/// Goes there once more and says what works straight on the directory of a log that isn't in SQLite; then back.
-async fn look_at_the_directory(run: &mut Run, to: &str, head: u64) {
+/// What `ironbus verify` says of a log.
+fn verified(place: &[&OsStr]) -> Value {
+    serde_json::from_slice(&succeed(ironbus().arg("verify").args(place)).stdout).expect("JSON")
+}
+
+/// Goes there once more and says what works straight on the directory of a log that isn't in SQLite; then back. Gives the
+/// hash chain of the log there.
+async fn look_at_the_directory(run: &mut Run, to: &str, head: u64) -> Value {
     let url = run.url();
     let document = json!({ "to": "zenoh_storage", "log": to, "by": "ann", "reason": "the directory" });
     take(&url, "advance", document).await.expect("answers");
@@ -303,8 +316,7 @@ async fn look_at_the_directory(run: &mut Run, to: &str, head: u64) {
     assert_eq!((&status["place"], &status["head"]), (&json!(to), &json!(head)));
     // What was left is kept up to date beside it, so a backup is one of the log.
     succeed(ironbus().arg("backup").arg(copy.path()).arg("--data").arg(data));
-    let copied = succeed(ironbus().args(["verify", "--data"]).arg(copy.path()));
-    let copied: Value = serde_json::from_slice(&copied.stdout).expect("JSON");
+    let copied = verified(&["--data".as_ref(), copy.path().as_os_str()]);
     assert_eq!(
         (&copied["events"], &copied["chain"]),
         (&json!(head), &found["chain"]),
@@ -313,4 +325,5 @@ async fn look_at_the_directory(run: &mut Run, to: &str, head: u64) {
     run.restart();
     let document = json!({ "to": "zenoh", "by": "ann", "reason": "the way back" });
     take(&run.url(), "rollback", document).await.expect("answers");
+    found["chain"].clone()
 }
