@@ -59,8 +59,8 @@ rocksdb:
     cargo build --workspace --features ironbus-zenoh/rocksdb --example rocks-writer
     cargo test --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks
     IRONBUS_KILL_ROUNDS=100 cargo test --workspace --features ironbus-zenoh/rocksdb --test rocksdb -- --nocapture
-    IRONBUS_TEST_LOG=rocksdb:rocks cargo test --workspace --features ironbus-zenoh/rocksdb --test http_on_slots \
-      --test commands_on_slots
+    IRONBUS_TEST_LOG=rocksdb:rocks cargo test --workspace --features ironbus-zenoh/rocksdb,ironbus-cli/rocksdb \
+      --test typed_on_slots --test http_on_slots --test commands_on_slots
 
 # The log moves from SQLite to RocksDB, to a folder, to an S3 server, and back from each, while eight clients append and
 # a hundred read, and the server is killed. Needs what `just rocksdb` and `just bucket` need.

@@ -62,7 +62,11 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("the program can't start its threads: {error}")))?;
-    let ended = runtime.block_on(dispatch(cli.command, &config));
+    let ended = runtime.block_on(async {
+        let ended = dispatch(cli.command, &config).await;
+        backend::close_opened().await;
+        ended
+    });
     // Reading standard input can't be interrupted; it must not keep a program that is done.
     runtime.shutdown_background();
     ended

@@ -9,7 +9,7 @@ mod remote;
 mod sse;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ironbus::store::{AggregatePage, OpenError, Page};
 use ironbus::{
@@ -154,12 +154,23 @@ impl Backend {
             Self::Remote(remote) => Follow::remote(remote.clone(), pattern, after).await,
         }
     }
+}
 
-    /// Gives the log's file free, where it is ours.
-    pub(crate) async fn close(self) {
-        if let Self::Local(store) = self {
-            store.close().await;
-        }
+/// The logs that this process has opened by itself. They are closed before it ends, however a command ends: RocksDB, in
+/// C++, aborts a process that ends while it is open.
+static OPENED: Mutex<Vec<NodeLog>> = Mutex::new(Vec::new());
+
+/// A log that was opened, and is closed when the command has ended.
+pub(crate) fn opened(log: NodeLog) -> NodeLog {
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner).push(log.clone());
+    log
+}
+
+/// Closes what was opened.
+pub(crate) async fn close_opened() {
+    let logs = std::mem::take(&mut *OPENED.lock().unwrap_or_else(PoisonError::into_inner));
+    for log in logs {
+        log.close().await;
     }
 }
 
@@ -184,7 +195,7 @@ fn begun_at() -> Result<Option<LogPlace>, Failure> {
 async fn open(data: &Path, purpose: Use) -> Result<NodeLog, Failure> {
     let mut options = node_options(data);
     match purpose {
-        Use::Read => return Ok(options.open_log_read_only().await?),
+        Use::Read => return Ok(opened(options.open_log_read_only().await?)),
         Use::Change if !options.has_log()? => {
             let source = std::io::Error::new(std::io::ErrorKind::NotFound, "there is no log here");
             return Err(OpenError::Io { path: options.log_path(), source }.into());
@@ -196,5 +207,5 @@ async fn open(data: &Path, purpose: Use) -> Result<NodeLog, Failure> {
     std::fs::create_dir_all(data).map_err(|error| {
         Failure::failed(format!("the data directory {} can't be created: {error}", data.display()))
     })?;
-    Ok(options.open_log().await?)
+    Ok(opened(options.open_log().await?))
 }

@@ -23,7 +23,6 @@ pub(crate) async fn run(args: args::Append, config: &Client) -> Result<(), Failu
     event.check().map_err(Failure::input)?;
     let backend = Backend::find(&args.target, config, Use::Write).await?;
     let appended = backend.append(Append::to(aggregate.clone(), args.expected, vec![event])).await;
-    backend.close().await;
     let appended = appended.map_err(Failure::from)?;
     let mut out = out();
     match Form::choose(args.form) {

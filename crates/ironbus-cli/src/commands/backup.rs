@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::args;
-use crate::backend::node_options;
+use crate::backend::{node_options, opened};
 use crate::config::Serve;
 use crate::failure::{Failure, Kind};
 use crate::output::{Form, count, events_bar, out};
@@ -24,11 +24,9 @@ pub(crate) async fn back_up_to(args: args::Backup, config: &Serve) -> Result<(),
     let (copied, seconds) = match file_of(&data)? {
         Some(from) => with_bar(move |bar| back_up(&from, &name, bar)).await?,
         None => {
-            let log = node_options(&data).open_log_read_only().await?;
+            let log = opened(node_options(&data).open_log_read_only().await?);
             let (current, runtime) = (log.current(), Handle::current());
-            let copied = with_bar(move |bar| back_up_log(current, runtime, &name, bar)).await;
-            log.close().await;
-            copied?
+            with_bar(move |bar| back_up_log(current, runtime, &name, bar)).await?
         }
     };
     tell(args.form, &copied, &to.display().to_string(), |events| {

@@ -25,7 +25,6 @@ pub(crate) async fn run(args: args::Import, config: &Client) -> Result<(), Failu
     let ended = import.all(&mut batches).await;
     import.progress.bar.finish_and_clear();
     let counts = import.counts;
-    backend.close().await;
     report(counts, &batches.name, Form::choose(args.form), ended.is_err())?;
     ended
 }

@@ -92,11 +92,7 @@ async fn take(args: MigrateStep, config: &Client, way: &str) -> Result<(), Failu
                 "a step forward is taken by the server that serves the log: name it with --url",
             ));
         }
-        Backend::Local(store) => {
-            let taken = roll_back(&store, request).await;
-            store.close().await;
-            taken?
-        }
+        Backend::Local(store) => roll_back(&store, request).await?,
     };
     let mut out = out();
     match Form::choose(args.form) {

@@ -7,7 +7,7 @@ use ironbus::moving::Whereabouts;
 use ironbus::store::sqlite::raise_epoch;
 
 use crate::args;
-use crate::backend::node_options;
+use crate::backend::{node_options, opened};
 use crate::config::Serve;
 use crate::failure::Failure;
 
@@ -36,10 +36,9 @@ pub(crate) async fn run(args: args::Promote, config: &Serve) -> Result<(), Failu
 
 /// A log in slots of which no SQLite file is kept: it stays where it is.
 async fn promote_slots(data: &Path) -> Result<(), Failure> {
-    let log = node_options(data).open_log().await?;
+    let log = opened(node_options(data).open_log().await?);
     let begun = log.current().begin_epoch("an operator promoted this log").await;
     let place = log.place();
-    log.close().await;
     let epoch = begun.map_err(|error| Failure::failed(error.to_string()))?.epoch;
     println!("{place} is in epoch {epoch} now; start its node (`ironbus serve`)");
     Ok(())

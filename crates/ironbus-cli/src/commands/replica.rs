@@ -80,7 +80,6 @@ pub(crate) async fn run(args: args::Verify, config: &Config) -> Result<ExitCode,
     let name = args.replica.replica.as_deref().filter(|name| !name.is_empty());
     let replica = Replica::reach(&options, name, PATIENCE).await?;
     let compared = compare(&args.replica, &backend, &replica, proven.as_ref()).await;
-    backend.close().await;
     replica.close().await;
     let outcome = compared?;
     match form {

@@ -33,6 +33,11 @@ fn is_shared() -> bool {
     on_slots() && place().starts_with("folder:")
 }
 
+/// The server, beside which its directory is read; ended where one process alone may have the log.
+fn beside(server: Server) -> Option<Server> {
+    (!on_slots() || is_shared()).then_some(server)
+}
+
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
@@ -111,25 +116,28 @@ fn results_are_json_lines_in_a_pipe_and_the_same_from_a_server_as_from_its_direc
     let append = ["append", "To do", "a/b ?#%é", "--type", "Added", "--payload", r#"{"b": 1.0}"#];
     let stored = lines(here.path(), &[&append[..], &at_server].concat());
     assert_eq!((&stored[0]["events"][0]["position"], &stored[0]["head"]), (&1.into(), &1.into()));
-    for command in [
+    let commands = [
         &["load", "To do", "a/b ?#%é"][..],
         &["read"],
         &["tail", "--after", "0", "--until-head"],
         &["export"],
         &["read", "--pattern", "events/To do/**"],
-    ] {
-        let from_server = lines(here.path(), &[command, &at_server].concat());
-        let from_directory = lines(here.path(), &[command, &["--data", "data"]].concat());
+    ];
+    let all = |target: [&str; 2]| commands.map(|command| lines(here.path(), &[command, &target].concat()));
+    let status = |target: [&str; 2]| lines(here.path(), &[&["status"][..], &target].concat()).remove(0);
+    let (from_server, status_of_server) = (all(at_server), status(at_server));
+    let server = beside(server);
+    let (from_directory, status_of_directory) = (all(["--data", "data"]), status(["--data", "data"]));
+    for ((command, from_server), from_directory) in commands.iter().zip(from_server).zip(from_directory) {
         assert_eq!(from_server.len(), 1, "{command:?}");
         assert_eq!(from_server[0]["aggregate_id"], "a/b ?#%é");
         assert_eq!(from_server, from_directory, "{command:?}");
     }
-    let status = |target: [&str; 2]| lines(here.path(), &[&["status"][..], &target].concat()).remove(0);
-    let (from_server, from_directory) = (status(["--url", &server.url]), status(["--data", "data"]));
-    assert_eq!(from_server["head"], 1);
-    assert_eq!(from_server["store_id"], from_directory["store_id"]);
+    assert_eq!(status_of_server["head"], 1);
+    assert_eq!(status_of_server["store_id"], status_of_directory["store_id"]);
     let verified = lines(here.path(), &["verify", "--data", "data"]);
     assert_eq!((&verified[0]["sound"], &verified[0]["events"]), (&true.into(), &1.into()));
+    drop(server);
 }
 
 #[test]
@@ -407,7 +415,7 @@ fn a_tail_from_beyond_the_log_ends_with_6_and_shows_nothing() {
     let here = directory();
     let server = Server::start(here.path(), &[]);
     lines(here.path(), &["append", "T", "1", "--type", "E", "--url", &server.url]);
-    for target in [["--url", &server.url], ["--data", "data"]] {
+    let look = |target: [&str; 2]| {
         for after in ["7", "9.1"] {
             let tail = [&["tail", "--after", after][..], &target].concat();
             let output = run(here.path(), &tail);
@@ -415,7 +423,10 @@ fn a_tail_from_beyond_the_log_ends_with_6_and_shows_nothing() {
             assert!(output.stdout.is_empty(), "{tail:?}");
             assert!(String::from_utf8_lossy(&output.stderr).contains("--after 0"), "{tail:?}");
         }
-    }
+    };
+    look(["--url", &server.url]);
+    let _server = beside(server);
+    look(["--data", "data"]);
 }
 
 #[test]

@@ -57,6 +57,8 @@ impl Server {
         let stream_threads = if as_bodies { 0 } else { options.stream_threads };
         let options = ServerOptions { stream_threads, ..options };
         let served = tokio::spawn(serve(node.clone(), listener, options, stop.clone()));
+        // Where the build has S3, a client needs one. There may be one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         // A connection of its own for each request: one that was idle may be closed by the server just when it's used.
         let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
         Self { address, node, http, stop, served, _data: data }

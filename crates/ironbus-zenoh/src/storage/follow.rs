@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
+use super::aside::aside;
 use super::batch::Batch;
 use super::bytes::Damage;
 use super::log::{CommitLog, LogError, Slot};
@@ -66,8 +67,7 @@ pub(super) async fn read(log: &dyn CommitLog, slot: Slot) -> Result<Option<Batch
 /// What an object says that a slot holds.
 pub(super) async fn decode(slot: Slot, bytes: Bytes) -> Result<Batch, Trouble> {
     let decoded = if bytes.len() > LARGE {
-        let work = tokio::task::spawn_blocking(move || Batch::decode(slot, bytes));
-        work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        aside(move || Batch::decode(slot, bytes)).await
     } else {
         Batch::decode(slot, bytes)
     };
@@ -172,9 +172,7 @@ async fn from_snapshot(log: &dyn CommitLog) -> Result<Option<State>, Trouble> {
 
 /// On a thread of its own: it may be large.
 async fn restore(before: Slot, bytes: Bytes) -> Result<State, String> {
-    let work = tokio::task::spawn_blocking(move || State::restore(before, bytes));
-    let restored = work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    restored.map_err(|damage| damage.to_string())
+    aside(move || State::restore(before, bytes)).await.map_err(|damage| damage.to_string())
 }
 
 /// A snapshot may outlive the end of a log that was restored from an older copy: then it isn't gone on from.

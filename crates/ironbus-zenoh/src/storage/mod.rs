@@ -13,6 +13,7 @@
 //!   positions;
 //! - what is read of the log bears a checksum and is compared with what was folded; nothing else is served.
 
+mod aside;
 mod batch;
 mod bytes;
 mod committer;

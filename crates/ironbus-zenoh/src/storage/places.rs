@@ -38,7 +38,10 @@ impl StoragePlaces {
             #[cfg(feature = "rocksdb")]
             "rocksdb" => {
                 let opened = super::RocksLog::open(place.path_in(&self.data)).await;
-                Ok(Arc::new(opened.map_err(|e| refused(place, e))?))
+                Ok(Arc::new(opened.map_err(|error| match error {
+                    super::RocksOpenError::Locked { path, holder } => OpenError::Locked { path, holder },
+                    error => refused(place, error),
+                })?))
             }
             #[cfg(not(feature = "object-store"))]
             "folder" => Err(refused(

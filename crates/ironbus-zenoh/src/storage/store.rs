@@ -20,6 +20,7 @@ use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::aside::aside;
 use super::batch::{Batch, Record};
 use super::committer::{By, Command, Committer, Mark, Marked, Waiting, read_error};
 use super::follow::{self, Started, Trouble};
@@ -574,8 +575,7 @@ async fn is_what_was_folded(batch: &Arc<Batch>, at: Whereabouts) -> bool {
         return compare(batch);
     }
     let batch = Arc::clone(batch);
-    let work = tokio::task::spawn_blocking(move || compare(&batch));
-    work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    aside(move || compare(&batch)).await
 }
 
 fn weigh(events: &[Arc<StoredEvent>]) -> u32 {

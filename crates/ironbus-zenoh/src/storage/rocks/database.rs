@@ -69,7 +69,7 @@ fn last_in_writes(folder: &Path, first: &[u8]) -> std::io::Result<Option<Slot>> 
     for entry in std::fs::read_dir(path(folder))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "log") {
-            last = last.max(batch::last_begun(first, &std::fs::read(path)?));
+            last = last.max(batch::last_begun(first, &frames::joined(&std::fs::read(path)?)));
         }
     }
     Ok(last)

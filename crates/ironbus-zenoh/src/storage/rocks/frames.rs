@@ -3,7 +3,8 @@
 //!
 //! A start looks at them before RocksDB does, for one thing: where it finds a piece of a file that was used again,
 //! in one that wasn't, RocksDB 10.4 reads that piece for ever. One flipped bit makes one. None of our files is used
-//! again, so such a piece is damage.
+//! again, so such a piece is damage. And whoever looks for a batch in them needs to know that it may go on in the next
+//! block, behind a header.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -40,6 +41,12 @@ pub(super) fn check(folder: &Path, database: &Path) -> Result<(), RocksOpenError
         }
     }
     Ok(())
+}
+
+/// What is in the blocks of a file, so that what goes on from one block into the next stands together: without the header
+/// that each block begins with.
+pub(super) fn joined(bytes: &[u8]) -> Vec<u8> {
+    bytes.chunks(BLOCK).flat_map(|block| block.get(HEADER..).unwrap_or_default()).copied().collect()
 }
 
 /// Where the first piece is that RocksDB would take for one of a file that is used again.
@@ -105,6 +112,31 @@ mod tests {
     #[test]
     fn the_checksum_is_that_of_its_standard() {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn a_batch_that_goes_on_in_the_next_block_is_found_wherever_it_is_cut() {
+        use ironbus::event::{Epoch, Position, StoreId};
+        use ironbus::store::{EpochStart, Lineage};
+
+        use crate::storage::batch::{Batch, Record, last_begun};
+        use crate::storage::log::Slot;
+
+        let start = EpochStart { epoch: Epoch(1), after: Position::START };
+        let batch = Batch {
+            slot: Slot(7),
+            store_id: StoreId(uuid::Uuid::from_u128(7)),
+            epoch: Epoch(1),
+            writer: uuid::Uuid::from_u128(1),
+            record: Record::Created { lineage: Lineage::new(vec![start]).expect("one"), copy: false },
+        }
+        .encode();
+        for before in 0..batch.len() {
+            let filled = BLOCK - HEADER - before;
+            let first = [&vec![b'x'; filled], &batch[..before]].concat();
+            let bytes = [piece(2, &first), piece(4, &batch[before..])].concat();
+            assert_eq!(last_begun(&batch, &joined(&bytes)), Some(Slot(7)), "cut after {before} bytes");
+        }
     }
 
     #[test]
