@@ -477,7 +477,11 @@ impl Tries {
     }
 
     fn no_answer(&self) -> LogError {
-        LogError::new("the next slot", format!("nothing is known of it after {:?}", self.patience))
+        let mut why = format!("nothing is known of it after {:?}", self.patience);
+        if let Some(said) = &self.error {
+            why = format!("{why}; what was said last: {said}");
+        }
+        LogError::new("the next slot", why)
     }
 
     /// An answer that comes after all patience is none.
