@@ -55,6 +55,7 @@ bucket:
 # its `native/libclang.so`, and BINDGEN_EXTRA_CLANG_ARGS="-I…" that of the compiler's own headers). It compiles
 # RocksDB once, which takes a quarter of an hour. ROCKSDB_LIB_DIR names the folder of a library of RocksDB 10.4.2 to
 # take instead (with ROCKSDB_STATIC=1 a static one, which must bring the C++ library's objects along).
+[doc('The log in RocksDB: its contract, 100 kills, damage, power cuts, a full disk (long).')]
 rocksdb:
     cargo build --workspace --features ironbus-zenoh/rocksdb --example rocks-writer
     cargo test --workspace --features ironbus-zenoh/rocksdb --lib storage::rocks
@@ -64,6 +65,7 @@ rocksdb:
 
 # The log moves from SQLite to RocksDB, to a folder, to an S3 server, and back from each, while eight clients append and
 # a hundred read, and the server is killed. Needs what `just rocksdb` and `just bucket` need.
+[doc('The log moves to RocksDB, a folder and S3 and back, under fire and kills.')]
 moves:
     IRONBUS_MOVE_TO=rocksdb:rocks,folder:slots,s3 IRONBUS_MOVE_READERS=100 \
       cargo test --workspace --features ironbus-cli/rocksdb,ironbus-cli/s3 --test process moves -- --nocapture
@@ -85,6 +87,7 @@ replica:
 
 # Instructions for one event on each hot path, under callgrind (needs valgrind): what doesn't depend on what else runs.
 # With `profile=profiling` the functions keep their names for `callgrind_annotate`.
+[doc('Instructions for one event on each hot path, under callgrind (needs valgrind).')]
 instructions profile="release":
     cargo build --profile {{ profile }} -p ironbus-bench -p ironbus-cli
     .ci/instructions target/{{ profile }}/ironbus-bench
@@ -100,11 +103,13 @@ bench *args:
 # Builds what `just bench stores` drives the stores of others with: SQLite through sqlx and UmaDB come with it, and
 # PostgreSQL, Redis and NATS are measured where their servers are installed (NATS 2.10 or later: an earlier one can't sync
 # each message). Needs protoc (on Debian `apt-get install protobuf-compiler`), for UmaDB.
+[doc('Builds what `just bench stores` drives the stores of others with.')]
 peers:
     cargo build --release --manifest-path peers/Cargo.toml --target-dir target/peers
 
 # 18,000 SSE clients on one node, and 100,000 over six edge nodes, each with a pattern of its own, while a real log flows;
 # every client is checked (a process needs 20,000 open files).
+[doc('18,000 SSE clients on one node and 100,000 over six, each checked, while a real log flows.')]
 crowd:
     cargo build --release -p ironbus-cli -p ironbus-bench
     target/release/ironbus-bench crowd --clients 18000 --edges 0 --rate 3000
