@@ -20,7 +20,8 @@ async fn a_full_disk_keeps_reads_and_appends_go_on_when_there_is_space() {
     std::fs::write(&ballast, vec![0; 14 << 20]).expect("written");
     let folder = disk.path().join("log");
     let log = open(&folder).await;
-    let options = StorageOptions { patience: std::time::Duration::from_millis(300), ..uncached() };
+    // Longer than RocksDB takes to be opened anew, for which reads wait too, on a slow machine.
+    let options = StorageOptions { patience: std::time::Duration::from_secs(3), ..uncached() };
     let store = ZenohStorageEventStore::open(log.clone(), options).await.expect("there is space");
     let mut stored = 0;
     let refused = loop {
