@@ -255,8 +255,8 @@ async fn deliver<S: Side>(
     Ok((took, all))
 }
 
-/// Publishes the events, in groups, to a crowd of which each reader wants another aggregate, as fast as they are taken; `wakes`
-/// readers get each. Gives how many events there are in a second.
+/// Publishes the events, in groups, to a crowd of which each reader wants another aggregate, as fast as they are taken;
+/// `wakes` readers get each. Gives how many events there are in a second.
 async fn wake<S: Side>(side: &S, crowd: usize, events: &[Arc<StoredEvent>], wakes: usize) -> f64 {
     // How many deliveries of the round are left, and that none is.
     let shared = Arc::new((AtomicUsize::new(0), Notify::new()));

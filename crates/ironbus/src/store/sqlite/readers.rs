@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ pub(super) struct Readers {
     idle: Mutex<Vec<Reader>>,
     turns: Arc<Semaphore>,
     waiting: Waiting,
-    /// The threads that look for a read; whoever has one to do takes one out.
-    looking: Mutex<Vec<(ThreadId, Sender<Job>)>>,
+    /// The threads that look for a read; whoever has one to do takes one out. One is started only where none looks.
+    looking: Mutex<Vec<(ThreadId, SyncSender<Job>)>>,
 }
 
 impl Readers {
@@ -74,7 +74,8 @@ impl Readers {
 
     /// Does what there is to do until nobody has come with more for a while.
     fn work(&self, first: Job) {
-        let (sender, jobs) = channel();
+        // Room for one: who is chosen is out of the list, and nobody else can choose it.
+        let (sender, jobs) = sync_channel(1);
         let mut next = Some(first);
         while let Some(job) = next {
             job(self);
@@ -131,17 +132,19 @@ mod tests {
         Readers::open(path, 2).expect("opens")
     }
 
-    fn look_for(readers: &Readers, jobs: &Receiver<Job>, span: Duration) -> bool {
-        readers.look(jobs, span).is_some()
+    /// This thread looks for a read, and what it is chosen for comes here.
+    fn looking(readers: &Readers) -> Receiver<Job> {
+        let (sender, jobs) = sync_channel(1);
+        readers.looking.lock().push((thread::current().id(), sender));
+        jobs
     }
 
     #[test]
     fn a_thread_that_nobody_chose_leaves_and_cant_be_chosen_any_more() {
         let folder = tempfile::tempdir().expect("a folder");
         let readers = readers(&folder);
-        let (sender, jobs) = channel();
-        readers.looking.lock().push((thread::current().id(), sender));
-        assert!(!look_for(&readers, &jobs, Duration::ZERO));
+        let jobs = looking(&readers);
+        assert!(readers.look(&jobs, Duration::ZERO).is_none());
         assert!(readers.looking.lock().is_empty());
     }
 
@@ -149,11 +152,10 @@ mod tests {
     fn a_thread_that_is_chosen_as_it_leaves_takes_its_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let readers = readers(&folder);
-        let (sender, jobs) = channel();
-        readers.looking.lock().push((thread::current().id(), sender));
+        let jobs = looking(&readers);
         let (_, chosen) = readers.looking.lock().pop().expect("it looks");
         // Its time is up, and it hasn't looked since.
         chosen.send(Box::new(|_: &Readers| {})).expect("it waits");
-        assert!(look_for(&readers, &jobs, Duration::ZERO), "the read isn't lost");
+        assert!(readers.look(&jobs, Duration::ZERO).is_some(), "the read isn't lost");
     }
 }
