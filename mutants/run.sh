@@ -75,7 +75,13 @@ mutant "a read that was handed to a thread at the last moment is lost" $core/sto
 mutant "a load is compiled anew each time" $core/store/sqlite/schema.rs \
   "SQLITE_DBCONFIG_ENABLE_QPSG, true" "SQLITE_DBCONFIG_ENABLE_QPSG, false" -p ironbus --lib reader
 mutant "what overflows a slot is forgotten" $core/tail/slot.rs \
-  "_ => state.look_from = Some(position)," "_ => {}," -p ironbus --test subscriptions
+  "                state.look_from = Some(position);" "" -p ironbus --test subscriptions
+mutant "a run that the reader has taken is made longer" $core/tail/slot.rs \
+  "self.last.compare_exchange(last, last + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()" \
+  "{ self.last.store(last + 1, Ordering::Release); true }" -p ironbus --lib tail::slot
+mutant "a page whose place was guessed is taken wherever it begins" $core/subscription.rs \
+  "if self.pages.first()?.after == after {" "if self.pages.first()?.after > Position(0) {" \
+  -p ironbus --test subscriptions
 mutant "a reader that left the ring goes on from where the ring is" $core/subscription.rs \
   "Looked::Gone => self.fall_back_to_log()," \
   "Looked::Gone => self.cursor = self.tail.head()," -p ironbus --test subscriptions --test contract
@@ -92,10 +98,11 @@ mutant "a client that was told of something while it is served isn't served agai
   crates/ironbus-server/src/sse/shard.rs \
   "                self.notice.left.store(false, Ordering::Release);" "" -p ironbus-server --test http stream
 mutant "a shard sends after the credentials have expired" crates/ironbus-server/src/sse/shard.rs \
-  "if self.until.is_some_and(|until| until <= Instant::now())" "if self.until.is_some_and(|_| false)" \
+  "if self.stream.until().is_some_and(|until| until <= Instant::now())" \
+  "if self.stream.until().is_some_and(|_| false)" \
   -p ironbus-server --test http sessions
 mutant "a page that was read ahead is kept though its epoch has ended" $core/subscription.rs \
-  "        (self.ahead, self.far_behind) = (None, false);
+  "        self.ahead = None;
         if let" "        if let" -p ironbus --test following
 mutant "a session's events are shown to all" $core/key/filter.rs \
   "(Some(_), Self::Public) => false" "(Some(_), Self::Public) => true" -p ironbus --test contract
@@ -203,9 +210,6 @@ mutant "a token is taken after its time" $server/access/session_tokens.rs \
 mutant "a stream outlives its credentials" $server/sse/body.rs \
   "expiry.as_mut().poll(context).is_ready())" "expiry.as_mut().poll(context).is_ready() && false)" \
   -p ironbus-server --test http_as_bodies sessions
-mutant "a stream of a shard outlives its credentials" $server/sse/shard.rs \
-  "if self.until.is_some_and(|until| until <= Instant::now()) {" "if self.until.is_some_and(|_| false) {" \
-  -p ironbus-server --test http sessions
 mutant "every origin may send cookies" $server/routes/mod.rs \
   "origins.iter().any(|known| *origin == **known)" "origins.iter().any(|_| !origin.is_empty())" \
   -p ironbus-server --test http sessions

@@ -3,8 +3,9 @@
 //! Its whole state is a cursor and a filter. It registers with the tail before it reads the log, so that
 //! what is committed in between is noted for it; then it reads the log page by page until the ring
 //! reaches back to its cursor, goes over to the ring, and from there lives on what the tail notes. When it
-//! is too slow for the ring it reads the log again; once half of a page has been gone through, the next one is fetched. So
-//! it holds at most a page and a half of the log in memory and slows nobody.
+//! is too slow for the ring it reads the log again; once half of a page has been gone through, the next ones are fetched,
+//! two at a time where everything matches lately. So it holds at most two and a half pages of the log in memory and slows
+//! nobody.
 //!
 //! Invariant: `cursor` never goes back (but by a reset, which is told), every matching event at or before
 //! `cursor` has been delivered (or stands in `ready`), and none after it has.
@@ -84,10 +85,8 @@ pub struct Subscription {
     /// The rewinds of the tail that this subscription has taken note of.
     rewinds: usize,
     mode: Mode,
-    /// The page after the one that is being gone through, and after which position it begins.
-    ahead: Option<Box<Ahead>>,
-    /// Whether the page that is being gone through is followed by another one at least.
-    far_behind: bool,
+    /// Only while the log is read.
+    ahead: Option<Box<ReadAhead>>,
     ready: VecDeque<Arc<StoredEvent>>,
     /// What the tail noted and isn't in `ready` yet, and from where on to look at the ring after that.
     runs: Runs,
@@ -103,7 +102,7 @@ enum Mode {
     /// Asks the store whether the cursor, which is of this epoch, may be resumed.
     Resuming(Epoch, Option<Reading<ResumeCheck>>),
     /// Reads the log from the cursor.
-    Log(Option<Box<Ahead>>),
+    Log(Option<Ahead>),
     /// Looks at every event of the ring after the cursor.
     Ring,
     /// Waits for what the tail notes.
@@ -121,6 +120,15 @@ enum CaughtUp {
     ToSay,
 }
 
+/// What is read of the log before it is needed.
+#[derive(Default)]
+struct ReadAhead {
+    /// The pages after the one that is being gone through, in order. Where the second begins is a guess.
+    pages: Vec<Ahead>,
+    /// How many of them are worth reading, at most [`AHEAD`].
+    worth: usize,
+}
+
 /// A page that is read, and after which position.
 struct Ahead {
     after: Position,
@@ -135,6 +143,9 @@ struct Watermarks {
 
 /// How many events of the log one page holds, and so how many wait in memory at the most.
 const PAGE: usize = 512;
+
+/// How many pages are read ahead, each on a connection of its own.
+const AHEAD: usize = 2;
 
 /// For how many events a subscription that waits keeps room.
 const KEPT: usize = 16;
@@ -169,7 +180,6 @@ impl Subscription {
             rewinds,
             mode,
             ahead: None,
-            far_behind: false,
             ready: VecDeque::new(),
             runs: Runs::new(),
             look_from: None,
@@ -347,7 +357,7 @@ impl Subscription {
         let Mode::Log(page) = &mut self.mode else { return Step::Again };
         let cursor = self.cursor;
         let reading = page.get_or_insert_with(|| {
-            let ahead = self.ahead.take().filter(|ahead| ahead.after == cursor);
+            let ahead = self.ahead.as_mut().and_then(|ahead| ahead.take(cursor));
             ahead.unwrap_or_else(|| Ahead::begin(&self.store, self.slot.filter(), cursor))
         });
         match reading.page.as_mut().poll(context) {
@@ -365,8 +375,7 @@ impl Subscription {
             Poll::Ready(Ok(page)) => {
                 self.reads_of_log += 1;
                 self.cursor = page.through;
-                self.far_behind =
-                    page.events.len() >= PAGE && page.head.0.saturating_sub(page.through.0) >= PAGE as u64;
+                self.ahead.get_or_insert_default().worth = Ahead::worth(&page, cursor);
                 self.ready.extend(page.events);
                 self.mode = Mode::Ring;
                 Step::Again
@@ -374,10 +383,18 @@ impl Subscription {
         }
     }
 
-    /// Begins to read the next page once half of this one has been gone through: a reader that doesn't go on needs none.
+    /// Begins to read the next pages once half of this one has been gone through: a reader that doesn't go on needs none.
     fn read_ahead(&mut self) {
-        if self.far_behind && self.ready.len() == PAGE / 2 && self.ahead.is_none() {
-            self.ahead = Some(Ahead::begin(&self.store, self.slot.filter(), self.cursor));
+        let Some(ahead) = &mut self.ahead else { return };
+        if self.ready.len() != PAGE / 2 {
+            return;
+        }
+        if ahead.pages.first().is_some_and(|first| first.after != self.cursor) {
+            ahead.pages.clear();
+        }
+        for number in ahead.pages.len()..ahead.worth {
+            let after = Position(self.cursor.0 + (number * PAGE) as u64);
+            ahead.pages.push(Ahead::begin(&self.store, self.slot.filter(), after));
         }
     }
 
@@ -400,7 +417,7 @@ impl Subscription {
         let Rewound { rewinds, epoch, kept, now } = self.tail.rewound_since(self.rewinds);
         (self.rewinds, self.epoch) = (rewinds, now);
         self.forget_noted();
-        (self.ahead, self.far_behind) = (None, false);
+        self.ahead = None;
         if let Mode::Resuming(_, asking) = &mut self.mode {
             // The answer may be on its way from the epoch that has ended: the new one is asked.
             *asking = None;
@@ -431,7 +448,7 @@ impl Subscription {
         match self.tail.look(self.cursor, LOOK, self.slot.filter(), |event| ready.push_back(event)) {
             Looked::Gone => self.fall_back_to_log(),
             Looked::Through(through) => {
-                (self.ahead, self.far_behind) = (None, false);
+                self.ahead = None;
                 if through == self.cursor {
                     self.mode = Mode::Live;
                 }
@@ -467,8 +484,7 @@ impl Subscription {
             }
             let room = (LOOK - self.ready.len()) as u64;
             let some = Run { first, last: last.min(Position(first.0 + room - 1)) };
-            let ready = &mut self.ready;
-            if !self.tail.collect(some, |event| ready.push_back(event)) {
+            if !self.tail.collect(some, &mut self.ready) {
                 self.fall_back_to_log();
                 return Step::Again;
             }
@@ -529,11 +545,32 @@ impl Subscription {
     }
 }
 
+impl ReadAhead {
+    /// The page after `after`, where that is what was read next; where not, all of it is of no use.
+    fn take(&mut self, after: Position) -> Option<Ahead> {
+        if self.pages.first()?.after == after {
+            return Some(self.pages.remove(0));
+        }
+        self.pages.clear();
+        None
+    }
+}
+
 impl Ahead {
-    fn begin(store: &Arc<dyn EventStore>, filter: &EventFilter, after: Position) -> Box<Self> {
+    /// How many pages to read ahead of the ones after this one, which began after `after`.
+    fn worth(page: &Page, after: Position) -> usize {
+        if page.events.len() < PAGE {
+            return 0;
+        }
+        let whole = (page.head.0.saturating_sub(page.through.0) / PAGE as u64).min(AHEAD as u64) as usize;
+        // Where the page after the next one begins is known only if all matches.
+        if page.through.0 - after.0 == PAGE as u64 { whole } else { whole.min(1) }
+    }
+
+    fn begin(store: &Arc<dyn EventStore>, filter: &EventFilter, after: Position) -> Self {
         let (store, filter) = (Arc::clone(store), filter.clone());
         let page = on_its_own(async move { store.read(after, &filter, PAGE).await });
-        Box::new(Self { after, page })
+        Self { after, page }
     }
 }
 

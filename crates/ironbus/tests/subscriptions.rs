@@ -457,3 +457,52 @@ async fn a_live_reader_that_comes_late_gets_all_that_was_noted() {
         assert_eq!(events.reads_of_log(), 0, "the ring had them all");
     }
 }
+
+/// Where the page after the next one begins is guessed while everything matches; where no longer everything does, the
+/// guess is wrong.
+#[tokio::test]
+async fn pages_that_were_read_ahead_from_a_wrong_place_are_not_taken() {
+    const EVENTS: u64 = 12_000;
+    let store = SteppedStore::new(1);
+    for n in 1..=EVENTS {
+        // Stretches where all match, where every second one does, and where few do.
+        let matches = match n / 2000 % 3 {
+            0 => true,
+            1 => n.is_multiple_of(2),
+            _ => n.is_multiple_of(700),
+        };
+        let to = if matches { aggregate("A", "0") } else { aggregate("B", "0") };
+        store.commit(&Append::to(to, ExpectedVersion::Any, vec![numbered(n)]));
+    }
+    store.publish();
+    let filter = EventFilter::public("events/A/**".parse().expect("a pattern"));
+    let mut events = store.subscribe(filter.clone(), Start::Beginning);
+    let expected: Vec<_> = store.events().into_iter().filter(|event| filter.matches(event)).collect();
+    for expected in &expected {
+        let next = within("an event", events.next_event()).await.expect("open").expect("readable");
+        assert_eq!(next, *expected);
+    }
+    assert!(events.reads_of_log() > expected.len() as u64 / 512, "they came from the log, page by page");
+}
+
+/// A page may end before it holds as much as was asked for, where events are large.
+#[tokio::test]
+async fn a_page_after_one_that_was_cut_short_is_not_the_one_that_was_read_ahead() {
+    const EVENTS: u64 = 5000;
+    let store = SteppedStore::new(1);
+    for n in 1..=EVENTS {
+        store.commit(&Append::to(aggregate("A", "0"), ExpectedVersion::Any, vec![numbered(n)]));
+    }
+    store.publish();
+    let mut events = store.subscribe(EventFilter::everything(), Start::Beginning);
+    for (expected, position) in store.events().into_iter().zip(1..) {
+        let next = within("an event", events.next_event()).await.expect("open").expect("readable");
+        assert_eq!(next, expected);
+        // Before the next pages are asked for, and after.
+        match position {
+            200 => store.slow_reads(0, 0, 100),
+            700 => store.slow_reads(0, 0, usize::MAX),
+            _ => {}
+        }
+    }
+}

@@ -297,15 +297,15 @@ impl Tail {
         self.readers.lock().index.remove(&slot.filter().pattern, slot);
     }
 
-    /// Hands the events of a run to `found`; says whether the ring held them all. If not, none is handed over.
-    pub(crate) fn collect(&self, run: Run, found: impl FnMut(Arc<StoredEvent>)) -> bool {
+    /// Hands the events of a run over; says whether the ring held them all. If not, none is.
+    pub(crate) fn collect(&self, run: Run, found: &mut impl Extend<Arc<StoredEvent>>) -> bool {
         let ring = self.ring.read();
         let Some(events) = ring.after(Position(run.first.0 - 1)) else { return false };
         let Ok(count) = usize::try_from(run.last.0 + 1 - run.first.0) else { return false };
         if events.len() < count {
             return false;
         }
-        events.take(count).cloned().for_each(found);
+        found.extend(events.take(count).cloned());
         true
     }
 
