@@ -10,6 +10,7 @@
 mod access;
 mod body;
 pub mod cloudevents;
+mod draining;
 mod metrics;
 mod operators;
 mod problem;
@@ -29,9 +30,9 @@ pub use problem::Problem;
 pub use routes::router;
 pub use serve::serve;
 
+use draining::Draining;
 use ironbus::Node;
 use metrics::Metrics;
-use tokio_util::sync::CancellationToken;
 
 /// How the server behaves.
 #[derive(Clone)]
@@ -90,7 +91,7 @@ struct AppInner {
     node: Node,
     options: ServerOptions,
     metrics: Metrics,
-    draining: CancellationToken,
+    draining: Draining,
 }
 
 impl std::ops::Deref for App {

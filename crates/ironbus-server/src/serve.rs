@@ -1,6 +1,5 @@
 //! Connections: accepting them, limiting them in number and time, and draining them.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +10,11 @@ use ironbus::Node;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::routes::router;
+use crate::draining::Draining;
+use crate::routes::routes;
 use crate::sse::{Shards, Taken, taking_over};
 use crate::{Problem, ServerOptions};
 
@@ -34,23 +34,24 @@ pub async fn serve(
     let request_timeout = options.request_timeout;
     let mut shards = Shards::start(options.stream_threads)?;
     let door = shards.door();
-    let service = TowerToHyperService::new(router(node, options, shutdown.clone()));
+    let draining = Draining::after(shutdown.clone());
+    let service = TowerToHyperService::new(routes(node, options, draining.clone()));
     let connections = Arc::new(Semaphore::new(max_connections));
-    let tasks = TaskTracker::new();
-    // Cancelled when the patience with requests under way is over.
-    let cut = CancellationToken::new();
+    let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &connections) => accepted,
             failed = shards.failed() => Err(failed),
+            // Nothing is kept of a connection that has ended.
+            Some(_) = tasks.join_next() => continue,
         };
         let (stream, turn) = accepted?;
-        let (cut, door) = (cut.clone(), door.clone());
-        let may = door.is_some();
-        let serving = serve_connection(stream, service.clone(), may, request_timeout, shutdown.clone());
+        let door = door.clone();
+        let serving =
+            serve_connection(stream, service.clone(), door.is_some(), request_timeout, draining.clone());
         tasks.spawn(async move {
-            let served = cut.run_until_cancelled(serving).await.flatten();
+            let served = serving.await;
             let (Some(door), Some((stream, taken))) = (door, served) else { return drop(turn) };
             if let Err(error) = door.enter(stream, taken, turn) {
                 tracing::warn!(%error, "a stream can't be served; its client will come again");
@@ -58,12 +59,11 @@ pub async fn serve(
         });
     }
     drop(listener);
-    tasks.close();
     shards.stop().await;
-    if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain, all).await.is_err() {
         tracing::warn!(connections = tasks.len(), "requests that were not done in time are cut off");
-        cut.cancel();
-        tasks.wait().await;
+        tasks.shutdown().await;
     }
     Ok(())
 }
@@ -75,7 +75,7 @@ async fn serve_connection(
     routes: TowerToHyperService<axum::Router>,
     may_be_taken: bool,
     request_timeout: Duration,
-    shutdown: CancellationToken,
+    draining: Draining,
 ) -> Option<(TcpStream, Taken)> {
     // Small frames are sent as they come: a live event must not wait for the one after it.
     let _ = stream.set_nodelay(true);
@@ -83,10 +83,11 @@ async fn serve_connection(
     http.timer(TokioTimer::new()).header_read_timeout(request_timeout);
     let (service, stream, mut taken) = taking_over(routes, stream, may_be_taken);
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
-    let mut draining = pin!(shutdown.cancelled());
+    let mut draining = draining.watch();
     let mut told = false;
     let ended = loop {
         tokio::select! {
+            biased;
             ended = &mut connection => break ended,
             Ok(taken) = &mut taken, if may_be_taken && !taken.is_terminated() => {
                 return Some((connection.into_parts().io.into_inner().into_inner(), taken));
@@ -112,7 +113,8 @@ async fn serve_connection(
             let _ = tokio::time::timeout(LINGER, send).await;
         }
     }
-    linger(stream).await;
+    // Apart, so that a connection doesn't take the room for it as long as it lives.
+    Box::pin(linger(stream)).await;
     None
 }
 

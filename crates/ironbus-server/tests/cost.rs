@@ -31,7 +31,7 @@ fn open(address: SocketAddr, number: usize) -> TcpStream {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_stream_takes_little() {
     // As a body it takes hyper's buffers for reading and writing, of 8 KiB each, and a task.
-    for (stream_threads, most) in [(1, 1024), (0, 26 * 1024)] {
+    for (stream_threads, most) in [(1, 1024), (0, 23 * 1024)] {
         let folder = tempfile::tempdir().expect("a folder");
         let node = Node::open(NodeOptions::new(folder.path())).await.expect("opens");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

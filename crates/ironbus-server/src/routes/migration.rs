@@ -109,7 +109,7 @@ fn told(migration: &Migration, taken: Result<JournalStep, StepError>) -> Result<
 pub(super) async fn watch(State(app): State<App>) -> Result<Response, Problem> {
     let mut status = migration(&app)?.watch();
     status.mark_changed();
-    let (draining, retry) = (app.draining.clone(), app.options.retry.as_millis());
+    let (draining, retry) = (app.draining.token().clone(), app.options.retry.as_millis());
     let hello = format!("retry: {retry}\n\n");
     let frames = stream::unfold(Some((status, draining, Some(hello))), |state| async {
         let (mut status, draining, mut hello) = state?;

@@ -24,12 +24,17 @@ use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
 pub(crate) use query::entitlement;
 
+use crate::draining::Draining;
 use crate::metrics::Metrics;
 use crate::{App, AppInner, Problem, ServerOptions};
 
 /// The routes over a node, for an axum program of your own. Streams end when `draining` is cancelled;
 /// limits on connections and their time are then yours to set. To be called within a tokio runtime.
 pub fn router(node: Node, options: ServerOptions, draining: CancellationToken) -> axum::Router {
+    routes(node, options, Draining::after(draining))
+}
+
+pub(crate) fn routes(node: Node, options: ServerOptions, draining: Draining) -> axum::Router {
     let app = App(Arc::new(AppInner { node, options, metrics: Metrics::new(), draining }));
     tokio::spawn(sample_rates(app.clone()));
     let origins = app.options.cors_origins.clone();
@@ -127,7 +132,7 @@ async fn sample_rates(app: App) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            () = app.draining.cancelled() => return,
+            () = app.draining.token().cancelled() => return,
             _ = second.tick() => app.metrics.sample_head(app.node.tail().head().0),
         }
     }

@@ -34,7 +34,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Value>, Proble
         "listeners": app.node.bus().listeners(),
         "appends": { "accepted": accepted, "refused": refused, "events": events, "seconds": seconds },
         "events_per_second": { "1s": last_second, "60s": last_minute },
-        "ready": !app.draining.is_cancelled() && app.node.log_access().is_ready(),
+        "ready": !app.draining.has_begun() && app.node.log_access().is_ready(),
         "log": app.node.log_access().to_string(),
         "place": app.node.own_log().map(|log| log.place()),
         "data": app.node.log_path().map(|path| path.display().to_string()),
@@ -50,7 +50,7 @@ pub(super) async fn healthz() -> Json<Value> {
 /// `GET /readyz`: the log can be reached and the server isn't draining.
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, Problem> {
     let access = app.node.log_access();
-    let why_not = if app.draining.is_cancelled() {
+    let why_not = if app.draining.has_begun() {
         Some("the server is shutting down; send requests elsewhere or try again later".to_owned())
     } else if !access.is_ready() {
         Some(access.to_string())

@@ -10,10 +10,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, header};
 use http_body::Frame;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::live::{Gathered, LiveStream, Offered};
 use super::{CHUNK, FAREWELL, PAUSE};
+use crate::draining::Watch;
 
 /// A body that takes the offered stream when it is first polled.
 pub(super) enum SseBody {
@@ -24,10 +24,14 @@ pub(super) enum SseBody {
 
 pub(super) struct OpenBody {
     stream: LiveStream,
-    heartbeat: Pin<Box<Sleep>>,
+    /// When something was last sent.
+    sent: Instant,
+    /// Comes up once something may be due because nothing was sent for a while. It is set anew only then, and not
+    /// whenever something is sent.
+    timer: Pin<Box<Sleep>>,
     /// Set while the log can't be read: the next try.
     pause: Option<Pin<Box<Sleep>>>,
-    draining: Pin<Box<WaitForCancellationFutureOwned>>,
+    draining: Watch,
     /// When the client's credentials expire, if they do.
     expiry: Option<Pin<Box<Sleep>>>,
     ended: bool,
@@ -36,10 +40,11 @@ pub(super) struct OpenBody {
 impl OpenBody {
     fn new(stream: LiveStream) -> Self {
         Self {
-            heartbeat: Box::pin(tokio::time::sleep(stream.heartbeat_every())),
+            sent: Instant::now(),
+            timer: Box::pin(tokio::time::sleep(stream.heartbeat_every())),
             pause: None,
-            draining: Box::pin(stream.app().draining.clone().cancelled_owned()),
-            expiry: stream.left().map(|left| Box::pin(tokio::time::sleep(left))),
+            draining: stream.app().draining.watch(),
+            expiry: stream.until().map(|until| Box::pin(tokio::time::sleep_until(until.into()))),
             ended: false,
             stream,
         }
@@ -49,7 +54,7 @@ impl OpenBody {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.draining.as_mut().poll(context).is_ready() {
+        if Pin::new(&mut self.draining).poll(context).is_ready() {
             self.ended = true;
             return Poll::Ready(Some(Bytes::from_static(FAREWELL)));
         }
@@ -65,20 +70,31 @@ impl OpenBody {
         }
         let chunk = self.gather(context);
         if chunk.is_some() || self.ended {
-            let next = Instant::now() + self.stream.heartbeat_every();
-            self.heartbeat.as_mut().reset(next);
+            self.sent = Instant::now();
             return Poll::Ready(chunk);
         }
-        if self.heartbeat.as_mut().poll(context).is_ready() {
-            let next = Instant::now() + self.stream.heartbeat_every();
-            self.heartbeat.as_mut().reset(next);
-            // Polled once more, so that the task is woken for the next one too.
-            if self.heartbeat.as_mut().poll(context).is_ready() {
-                context.waker().wake_by_ref();
-            }
+        if self.is_quiet(context) {
             return Poll::Ready(Some(self.stream.heartbeat()));
         }
         Poll::Pending
+    }
+
+    /// Whether it is time for a heartbeat, which is then taken for sent.
+    fn is_quiet(&mut self, context: &mut Context<'_>) -> bool {
+        if self.timer.as_mut().poll(context).is_pending() {
+            return false;
+        }
+        let (now, every) = (Instant::now(), self.stream.heartbeat_every());
+        let quiet = self.sent + every <= now;
+        if quiet {
+            self.sent = now;
+        }
+        self.timer.as_mut().reset(self.sent + every);
+        // Polled once more, so that the task is woken when it comes up.
+        if self.timer.as_mut().poll(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
+        quiet
     }
 
     /// Everything that is ready now, in one chunk.

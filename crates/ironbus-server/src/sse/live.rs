@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -25,7 +25,8 @@ pub(crate) struct LiveStream {
     names: bool,
     /// The position that the client would resume after.
     told: Position,
-    until: Option<SystemTime>,
+    /// When the client's credentials expire, if they do.
+    until: Option<Instant>,
     _open: OpenStream,
 }
 
@@ -45,6 +46,9 @@ impl LiveStream {
     /// A stream of what `events` yields, until the client's credentials expire.
     pub(crate) fn new(app: App, events: Subscription, names: bool, until: Option<SystemTime>) -> Self {
         let (told, open) = (events.cursor(), app.node.count_stream());
+        // From here on by a clock that nobody sets.
+        let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        let until = left.and_then(|left| Instant::now().checked_add(left));
         Self { app, events, names, told, until, _open: open }
     }
 
@@ -56,9 +60,9 @@ impl LiveStream {
         &self.app
     }
 
-    /// How long the client's credentials are good for, if they end.
-    pub(super) fn left(&self) -> Option<Duration> {
-        self.until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default())
+    /// When the client's credentials expire, if they do.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until
     }
 
     /// Hands what is ready to `out`, frame by frame, up to [`CHUNK`] bytes.

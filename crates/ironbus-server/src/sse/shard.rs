@@ -121,8 +121,6 @@ struct Client {
     rest: VecDeque<Bytes>,
     /// Not served before then, because the log couldn't be read.
     paused: Option<Instant>,
-    /// When its credentials expire, if they do.
-    until: Option<Instant>,
     /// When something was last sent.
     sent: Instant,
     /// When its entry among what is due comes up.
@@ -248,7 +246,6 @@ impl Shard {
             self.inbox.clients.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let until = taken.stream.left().and_then(|left| now.checked_add(left));
         entry.insert(Box::new(Client {
             socket,
             stream: taken.stream,
@@ -259,7 +256,6 @@ impl Shard {
             }),
             rest: VecDeque::from([taken.first]),
             paused: None,
-            until,
             sent: now,
             entry: None,
             in_turn: false,
@@ -342,7 +338,7 @@ impl Client {
     /// When to look at it although nothing happened. A socket that takes nothing says so when it does.
     fn due(&self) -> Option<Instant> {
         let served = (!self.blocked).then_some([self.beat(), self.paused]);
-        served.into_iter().flatten().chain([self.until]).flatten().min()
+        served.into_iter().flatten().chain([self.stream.until()]).flatten().min()
     }
 
     /// When it gets a heartbeat if nothing else is sent.
@@ -352,7 +348,7 @@ impl Client {
 
     fn serve(&mut self, frames: &mut VecDeque<Bytes>, joined: &mut Vec<u8>, now: Instant) -> Served {
         // Now, and not when this round began: it may have served thousands since.
-        if self.until.is_some_and(|until| until <= Instant::now()) {
+        if self.stream.until().is_some_and(|until| until <= Instant::now()) {
             if self.rest.is_empty() {
                 self.end(&self.stream.expired());
             }
