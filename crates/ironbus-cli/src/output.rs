@@ -205,8 +205,15 @@ fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_truncation_indicator("…");
+    // A terminal that says 0 doesn't know.
+    if table.width() == Some(0) {
+        table.set_width(WIDTH);
+    }
     table
 }
+
+/// How many columns a terminal is taken to have that doesn't say it.
+const WIDTH: u16 = 80;
 
 /// One event on one line, for a table without end.
 pub(crate) fn event_line(event: &StoredEvent, width: usize) -> String {
@@ -221,10 +228,9 @@ pub(crate) fn event_line(event: &StoredEvent, width: usize) -> String {
     cut(&line, width)
 }
 
-/// The width of the terminal, or 80.
+/// The width of the terminal, in columns.
 pub(crate) fn width() -> usize {
-    // A terminal that says 0 doesn't know.
-    plain_table().width().filter(|columns| *columns > 0).map_or(80, usize::from)
+    plain_table().width().unwrap_or(WIDTH).into()
 }
 
 fn name(event: &StoredEvent) -> String {
