@@ -1,6 +1,9 @@
 //! One hot path so many times and nothing else, for a tool that counts instructions: `just instructions` runs each under
 //! callgrind with a count and with twice as many, so that what happens once for all falls out.
 
+mod streams;
+mod zenoh;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,7 +19,7 @@ use ironbus::{
 pub(crate) const PATH: &str = "path";
 
 /// The paths.
-const NAMES: [&str; 5] = ["append", "one", "crowd", "replay", "load"];
+const NAMES: [&str; 9] = ["append", "one", "crowd", "replay", "load", "stream", "body", "zenoh", "edge"];
 
 /// How many clients append at a time, and so how many events are published at once.
 const CLIENTS: usize = 64;
@@ -33,26 +36,45 @@ const MOST: usize = 20 * ROUND;
 pub(crate) fn run(arguments: &[String], place: &Path) -> Result<(), String> {
     let known = format!("say which path ({}) and how often", NAMES.join(", "));
     let [name, count] = arguments else { return Err(known) };
-    let count: usize = count.parse().map_err(|_| known.clone())?;
+    let (name, count) = (name.as_str(), count.parse().map_err(|_| known.clone())?);
+    if !NAMES.contains(&name) {
+        return Err(known);
+    }
     if count > MOST {
         return Err(format!("at most {MOST} times"));
     }
     let folder = tempfile::tempdir_in(place).expect("a folder");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    // Zenoh needs a runtime with threads; everything else is counted without the wake-ups of these.
+    let mut runtime = match name {
+        "zenoh" | "edge" => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let options = SqliteOptions::new(folder.path().join("log.db"));
-        let store = Arc::new(SqliteEventStore::open(options).await.expect("opens"));
-        match name.as_str() {
-            "append" => append(&store, count).await,
-            "one" => one(&store, count).await,
-            "crowd" => crowd(&store, count).await,
-            "replay" => replay(&store, count).await,
-            "load" => load(&store, count).await,
-            _ => return Err(known),
+        match name {
+            "stream" => streams::deliver(folder.path(), 1, count).await,
+            "body" => streams::deliver(folder.path(), 0, count).await,
+            "zenoh" => zenoh::within(folder.path(), count).await,
+            "edge" => zenoh::between(folder.path(), count).await,
+            _ => of_store(name, folder.path(), count).await,
         }
-        store.close().await;
-        Ok(())
-    })
+    });
+    Ok(())
+}
+
+/// What needs no more than a store.
+async fn of_store(name: &str, place: &Path, count: usize) {
+    let options = SqliteOptions::new(place.join("log.db"));
+    let store = Arc::new(SqliteEventStore::open(options).await.expect("opens"));
+    match name {
+        "append" => append(&store, count).await,
+        "one" => one(&store, count).await,
+        "crowd" => crowd(&store, count).await,
+        "replay" => replay(&store, count).await,
+        "load" => load(&store, count).await,
+        _ => unreachable!("it is one of the names"),
+    }
+    store.close().await;
 }
 
 fn event() -> NewEvent {
