@@ -210,6 +210,9 @@ mutant "a token is taken after its time" $server/access/session_tokens.rs \
 mutant "a stream outlives its credentials" $server/sse/body.rs \
   "expiry.as_mut().poll(context).is_ready())" "expiry.as_mut().poll(context).is_ready() && false)" \
   -p ironbus-server --test http_as_bodies sessions
+mutant "a server that is dropped keeps its connections" $server/serve.rs \
+  "tasks.spawn(async move {" "tasks.spawn(async {}); tokio::spawn(async move {" \
+  -p ironbus-server --test http_as_bodies dropped
 mutant "every origin may send cookies" $server/routes/mod.rs \
   "origins.iter().any(|known| *origin == **known)" "origins.iter().any(|_| !origin.is_empty())" \
   -p ironbus-server --test http sessions

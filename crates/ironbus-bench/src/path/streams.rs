@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use ironbus::{Append, EventStore, ExpectedVersion, Node, NodeOptions};
+use ironbus::{Append, ExpectedVersion, Node, NodeOptions};
 use ironbus_server::ServerOptions;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

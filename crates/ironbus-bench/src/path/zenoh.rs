@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ironbus::bus::{EventBusMode, Heard};
-use ironbus::{EventBus, EventFilter, EventStore, Node, NodeOptions, Start};
+use ironbus::{EventBus, EventFilter, Node, NodeOptions, Start};
 use ironbus_cli::bench::over_zenoh::prepared;
 use ironbus_zenoh::{EdgeNode, EdgeOptions, StoreNode, StoreNodeOptions, ZenohBus, ZenohOptions};
 

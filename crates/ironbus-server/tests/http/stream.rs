@@ -103,6 +103,24 @@ async fn a_shutdown_ends_in_seconds_although_streams_are_open() {
     assert_eq!(server.node.shutdown(Duration::from_secs(2)).await, Vec::<&str>::new());
 }
 
+/// A program of one's own may stop waiting for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_dropped_keeps_no_connection() {
+    let server = Server::start().await;
+    let mut client = TcpStream::connect(server.address).await.expect("connects");
+    let request = b"GET /v1/stream HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    client.write_all(request).await.expect("a small request");
+    let mut got = Vec::new();
+    while !got.windows(9).any(|bytes| bytes == b"caught_up") {
+        let read = client.read_buf(&mut got).await.expect("readable");
+        assert!(read > 0, "ended: {}", String::from_utf8_lossy(&got));
+    }
+    server.served.abort();
+    // Whether it says farewell or is cut off.
+    let _ = tokio::time::timeout(PATIENCE, client.read_to_end(&mut got)).await.expect("it ends");
+    assert_eq!(server.node.shutdown(Duration::from_secs(2)).await, Vec::<&str>::new());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_reading_slows_nobody_and_loses_nothing() {
     let server = Server::start().await;
