@@ -24,6 +24,9 @@ pub(crate) fn measure(runtime: &Runtime, place: &Path, quick: bool, table: &mut 
             let what = format!("load of a {}-event aggregate among {events} events", grouped(size as f64));
             table.row(&what, &format!("p50 {}, {} loads/s", micros(p50), grouped(rate)), "–");
         }
+        // Opened anew, so that the ring has none of them.
+        store.close().await;
+        let store = SqliteEventStore::open(SqliteOptions::new(&path)).await.expect("opens");
         let (pages, subscription, bare) = replay(&store, &path, total).await;
         let what = format!("replay of {events} events, warm file");
         let shown =

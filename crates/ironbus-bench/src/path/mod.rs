@@ -30,6 +30,9 @@ const CROWD: usize = 10_000;
 /// How many events are stored at once.
 const ROUND: usize = 1024;
 
+/// How many events the log has that is read in order.
+const REPLAYED: usize = 10_000;
+
 /// How often a path can be taken where its events are published.
 const MOST: usize = 20 * ROUND;
 
@@ -64,13 +67,13 @@ pub(crate) fn run(arguments: &[String], place: &Path) -> Result<(), String> {
 
 /// What needs no more than a store.
 async fn of_store(name: &str, place: &Path, count: usize) {
-    let options = SqliteOptions::new(place.join("log.db"));
-    let store = Arc::new(SqliteEventStore::open(options).await.expect("opens"));
+    let path = place.join("log.db");
+    let store = Arc::new(SqliteEventStore::open(SqliteOptions::new(&path)).await.expect("opens"));
     match name {
         "append" => append(&store, count).await,
         "one" => one(&store, count).await,
         "crowd" => crowd(&store, count).await,
-        "replay" => replay(&store, count).await,
+        "replay" => replay(&store, &path, count).await,
         "load" => load(&store, count).await,
         _ => unreachable!("it is one of the names"),
     }
@@ -171,17 +174,21 @@ async fn crowd(store: &Arc<SqliteEventStore>, count: usize) {
     tasks.shutdown().await;
 }
 
-/// So many events are read in order, by a subscription.
-async fn replay(store: &SqliteEventStore, count: usize) {
-    filled(store, 20_000).await;
+/// So many events are read in order, by subscriptions that go to the end of a log that was just opened: the ring has none
+/// of them, and what is read ahead is used.
+async fn replay(store: &SqliteEventStore, path: &Path, count: usize) {
+    filled(store, REPLAYED).await;
+    store.close().await;
+    let store = SqliteEventStore::open(SqliteOptions::new(path)).await.expect("opens");
     let mut left = count;
     while left > 0 {
         let mut events = store.subscribe(EventFilter::everything(), Start::Beginning);
-        for _ in 0..left.min(20_000) {
+        for _ in 0..left.min(REPLAYED) {
             events.next_event().await.expect("open").expect("readable");
             left -= 1;
         }
     }
+    store.close().await;
 }
 
 /// Aggregates of ten events are loaded.
