@@ -10,6 +10,10 @@ default:
 run *args:
     cargo run --release -p ironbus-cli -- serve {{ args }}
 
+# The binary to hand on: 23 MB instead of 28, for some ten minutes more of compiling. It is in target/dist.
+dist:
+    cargo build --profile dist -p ironbus-cli
+
 # Formats everything.
 format:
     cargo fmt --all
