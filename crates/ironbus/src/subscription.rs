@@ -141,7 +141,7 @@ struct Watermarks {
     timer: Pin<Box<Sleep>>,
 }
 
-/// How many events of the log one page holds, and so how many wait in memory at the most.
+/// How many events of the log one page holds.
 const PAGE: usize = 512;
 
 /// How many pages are read ahead, each on a connection of its own.
