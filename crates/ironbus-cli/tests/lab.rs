@@ -295,18 +295,13 @@ fn nodes_behind_a_router_converge_through_loss_cuts_and_partitions_without_a_vio
         "the edges had what the log held {slowest:.1?} after a link came back at the latest, while all wrote and \
          links lost packets; {took:.1?} after the last partition healed"
     );
+    let took = took.max(slowest);
     for host in NODES {
         for (index, expected) in logged.iter().enumerate() {
             assert_eq!(hosts.shown(host, index), *expected, "{host}, {}", PATTERNS[index]);
         }
     }
     assert!(took < Duration::from_secs(5), "it took {took:?} to converge");
-    // On a link that loses packets a handshake takes 1 + 2 + 4 + 8 s when a segment is lost four times in a row (RFC 6298,
-    // section 5): that is TCP's, whatever a node does.
-    assert!(
-        slowest < Duration::from_secs(5 + 15),
-        "it took {slowest:?} to converge while links lost packets"
-    );
     ["to dual", "to broadcast"].into_iter().for_each(|reason| hosts.migrate("rollback", reason));
     let verified = hosts.ironbus("store", &["verify", "--data", "data"]).output().expect("it runs");
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
